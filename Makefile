@@ -1,0 +1,37 @@
+# Needs Python >= 3.10, make and the package index.
+#   make quickstart   set up, train on pictures of digits, evaluate, draw what was found
+#   make test         set up, lint, run all tests
+PYTHON ?= python3
+VENV ?= .venv
+
+python := $(VENV)/bin/python
+ready := $(VENV)/.ready
+pip := $(python) -m pip --disable-pip-version-check install -q
+
+.PHONY: quickstart test setup lint clean
+
+quickstart: setup
+	$(python) train_net.py --config-file configs/quick_start.yaml
+	$(python) -m retina_plugin contact-sheet output/quick_start
+
+test: setup lint
+	$(python) -m pytest
+
+lint: setup
+	$(python) -m ruff check .
+
+setup: $(ready)
+
+# Detectron2's build imports torch and pkg_resources, which is why it comes last, without build isolation. Its declared
+# requirements name a formatter of 2021, which is why they are left out here and listed in all.txt.
+$(ready): requirements/all.txt requirements/build.txt requirements/constraints.txt requirements/detectron2.txt setup.py
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
+	test -x $(python) || $(PYTHON) -m venv $(VENV)
+	$(pip) -c requirements/constraints.txt -r requirements/build.txt
+	$(pip) -c requirements/constraints.txt -r requirements/all.txt
+	$(pip) --no-deps --no-build-isolation --use-pep517 --require-hashes -r requirements/detectron2.txt
+	$(pip) --no-deps --no-build-isolation -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) output

@@ -1,0 +1,132 @@
+"""The only file that knows versions of Detectron2, torch, Pillow and setuptools.
+
+Importing it makes Detectron2 0.6 and the official main branch usable on current releases of what they
+depend on. Every repair is a reaction to a failure that has just been seen: where Detectron2 works as it
+is, nothing is touched. :data:`APPLIED` names the repairs that this process needed.
+
+==================  ==================================================  =========================================
+repair              what it is for                                      when it can go
+==================  ==================================================  =========================================
+``pillow_linear``   0.6 reads ``PIL.Image.LINEAR``, which Pillow 10     with support for Detectron2 0.6
+                    removed; it is the old name of ``BILINEAR``.
+``extension``       0.6 imports ``detectron2._C`` in four modules when  with support for Detectron2 0.6 (main
+                    it starts, also for models that use no compiled     guards these imports itself)
+                    operator, so an installation of the Python part
+                    alone does not import. A module without operators
+                    stands in, and says so when one is asked for.
+``official_coco``   0.6's ``COCOEvaluator`` uses compiled code by       with support for Detectron2 0.6 (main
+                    default; without it, the official COCO API is       does the same itself)
+                    used instead.
+``pkg_resources``   ``detectron2.model_zoo`` (0.6 and main) imports     when ``detectron2.model_zoo`` no longer
+                    ``pkg_resources``, which setuptools 81 removed.     imports it
+==================  ==================================================  =========================================
+
+0.6 also leaves the optimizer out of its checkpoints; :class:`retina_plugin.engine.RetinaTrainer` saves it with both.
+"""
+
+import functools
+import importlib.machinery
+import importlib.resources
+import importlib.util
+import os
+import sys
+import types
+
+APPLIED = []
+
+_HOW_TO_GET_DETECTRON2 = """\
+retina_plugin needs Detectron2, which is not installed in this Python ({python}). Three ways to get it:
+  1. from its own repository, compiled:
+       pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'
+  2. from conda-forge:
+       conda install -c conda-forge detectron2
+  3. version 0.6 without a compiler, from a checkout of retina_plugin (what `make quickstart` does):
+       make setup"""
+
+
+def _require_detectron2():
+    try:
+        import detectron2  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "detectron2":  # Detectron2 is there and misses something: its own error says what
+            raise
+        raise ImportError(_HOW_TO_GET_DETECTRON2.format(python=sys.executable)) from None
+
+
+def _repair_pillow_linear():
+    try:
+        import detectron2.data.transforms  # noqa: F401
+    except AttributeError as error:
+        if "LINEAR" not in str(error):
+            raise
+        import PIL.Image
+
+        PIL.Image.LINEAR = PIL.Image.BILINEAR
+        APPLIED.append("pillow_linear")
+
+
+def _repair_extension():
+    if importlib.util.find_spec("detectron2._C") is not None:
+        return
+    try:
+        import detectron2.layers  # noqa: F401
+    except ImportError as error:
+        if "_C" not in str(error):
+            raise
+        sys.modules["detectron2._C"] = _extension_stand_in()
+        APPLIED.append("extension")
+
+
+def _extension_stand_in():
+    module = types.ModuleType("detectron2._C", "Stands in for Detectron2's compiled operators, and has none.")
+    module.__spec__ = importlib.machinery.ModuleSpec("detectron2._C", loader=None)
+    not_built = "not built (Python part of Detectron2 only)"
+    # What `detectron2.utils.collect_env` prints.
+    module.get_compiler_version = lambda: not_built
+    module.get_cuda_version = lambda: not_built
+    module.has_cuda = lambda: False
+
+    def missing(name):
+        raise AttributeError(
+            f"detectron2._C.{name} is a compiled operator, and this Detectron2 was installed without its "
+            "compiled part. RetinaNet does not need it; for what does, install Detectron2 from its repository."
+        )
+
+    module.__getattr__ = missing
+    return module
+
+
+def _repair_official_coco():
+    if "extension" not in APPLIED:
+        return
+    from detectron2.evaluation import COCOEvaluator
+
+    init = COCOEvaluator.__init__
+
+    @functools.wraps(init)
+    def with_official_api(self, *args, use_fast_impl=True, **kwargs):
+        init(self, *args, use_fast_impl=False, **kwargs)
+
+    COCOEvaluator.__init__ = with_official_api
+    APPLIED.append("official_coco")
+
+
+def _repair_pkg_resources():
+    if importlib.util.find_spec("pkg_resources") is not None:
+        return
+    stand_in = types.ModuleType("pkg_resources", "The one function of pkg_resources that Detectron2 calls.")
+    stand_in.resource_filename = lambda package, name: os.path.join(str(importlib.resources.files(package)), name)
+    # Seen by this one import and by nobody else: other packages test for pkg_resources, too.
+    sys.modules["pkg_resources"] = stand_in
+    try:
+        import detectron2.model_zoo  # noqa: F401
+    finally:
+        del sys.modules["pkg_resources"]
+    APPLIED.append("pkg_resources")
+
+
+_require_detectron2()
+_repair_extension()
+_repair_pillow_linear()
+_repair_official_coco()
+_repair_pkg_resources()

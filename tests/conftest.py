@@ -1,0 +1,27 @@
+"""Every test draws fresh random inputs. The seed is printed at the top; RETINA_TEST_SEED repeats a run."""
+
+import os
+import random
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+import retina_plugin  # noqa: F401  makes Detectron2 importable before a test imports it
+
+SEED = int(os.environ.get("RETINA_TEST_SEED", int.from_bytes(os.urandom(3), "big")))
+
+
+def pytest_report_header():
+    return f"random seed: {SEED} (repeat with RETINA_TEST_SEED={SEED})"
+
+
+@pytest.fixture(autouse=True)
+def seed(request):
+    """Seeds the generators of torch, numpy and random, differently for each test; returns the test's seed."""
+    value = (SEED + zlib.crc32(request.node.nodeid.encode())) % 2**32
+    torch.manual_seed(value)
+    np.random.seed(value)
+    random.seed(value)
+    return value

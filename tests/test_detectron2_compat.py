@@ -1,0 +1,75 @@
+"""Detectron2 works on current releases of what it needs, and its absence is explained."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+
+
+def test_without_detectron2_one_error_names_three_ways():
+    result = run("import sys; sys.modules['detectron2'] = None; import retina_plugin")
+    assert result.returncode == 1
+    last = result.stderr[result.stderr.index("ImportError: ") :]
+    assert last.startswith("ImportError: retina_plugin needs Detectron2")
+    for way in ("github.com/facebookresearch/detectron2", "conda install", "make setup"):
+        assert way in last
+    assert "During handling" not in result.stderr
+
+
+def test_a_broken_detectron2_keeps_its_own_error():
+    result = run("import sys; sys.modules['fvcore'] = None; import retina_plugin")
+    assert result.returncode == 1 and "fvcore" in result.stderr.splitlines()[-1]
+
+
+def test_nothing_is_repaired_where_nothing_is_missing():
+    """In a process that has been repaired, a second look finds nothing to do."""
+    result = run(
+        """
+        import importlib, sys
+        import PIL.Image
+        import retina_plugin.detectron2_compat as compat
+        from detectron2.evaluation import COCOEvaluator
+        before = dict(vars(PIL.Image)), dict(sys.modules), COCOEvaluator.__init__
+        importlib.reload(compat)
+        assert compat.APPLIED == [], compat.APPLIED
+        assert (dict(vars(PIL.Image)), dict(sys.modules), COCOEvaluator.__init__) == before
+        """
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.skipif("detectron2._C" not in sys.modules or hasattr(sys.modules["detectron2._C"], "__file__"),
+                    reason="this Detectron2 has its compiled part")  # fmt: skip
+def test_an_operator_that_is_not_built_says_so():
+    from detectron2 import _C
+    from detectron2.utils.collect_env import collect_env_info
+
+    assert not hasattr(_C, "COCOevalEvaluateImages")
+    with pytest.raises(AttributeError, match="without its compiled part"):
+        _ = _C.nms_rotated
+    assert "not built" in collect_env_info()
+
+
+def test_model_zoo_imports_without_pkg_resources():
+    result = run(
+        """
+        import sys
+        sys.modules["pkg_resources"] = None
+        import retina_plugin
+        assert "pkg_resources" in retina_plugin.detectron2_compat.APPLIED
+        assert "pkg_resources" not in sys.modules
+        from detectron2 import model_zoo
+        print(model_zoo.get_checkpoint_url("COCO-Detection/retinanet_R_50_FPN_1x.yaml"))
+        try:
+            model_zoo.get_config_file("no.yaml")
+        except RuntimeError as error:
+            print(error)
+        """
+    )
+    assert result.returncode == 0, result.stderr
+    assert "retinanet_R_50_FPN_1x" in result.stdout and "no.yaml not available" in result.stdout

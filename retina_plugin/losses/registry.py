@@ -1,0 +1,31 @@
+"""The registry of classification losses, and what its entries promise.
+
+An entry is a function ``f(cfg) -> nn.Module``, registered under the name that
+``MODEL.RETINANET.CLS_LOSS`` selects. The module is called once for all levels:
+
+    loss = module(logits, labels)
+
+==========  ======================================================================================
+``logits``  list of L float tensors, (N, Hl, Wl, A, K): views of the head's output, in whatever
+            memory order it has. A kernel that cares looks at the strides; nothing is copied for it.
+``labels``  list of L integer tensors, (N, Hl, Wl, A): 0..K-1 a class, K background, -1 ignored.
+``loss``    0-dim float32 tensor: the sum over images, anchors and classes. The model divides it by
+            its normaliser.
+==========  ======================================================================================
+
+N images, L levels, A anchors a cell, K classes.
+"""
+
+from fvcore.common.registry import Registry
+
+CLASSIFICATION_LOSS_REGISTRY = Registry("CLASSIFICATION_LOSS")
+
+
+def build_classification_loss(cfg):
+    """Build the loss that ``cfg.MODEL.RETINANET.CLS_LOSS`` names.
+
+    Raises:
+        KeyError: no loss of that name is registered.
+        ValueError: a parameter of the loss is out of its range.
+    """
+    return CLASSIFICATION_LOSS_REGISTRY.get(cfg.MODEL.RETINANET.CLS_LOSS)(cfg)

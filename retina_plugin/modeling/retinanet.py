@@ -1,0 +1,220 @@
+"""The detector: parts that registries built, wired together (section 4, figure 3).
+
+Shapes: N images, L levels, A anchors a cell, R anchors in all, K classes, G boxes of an image.
+Labels are integers: 0..K-1 a class, K background, -1 ignored.
+"""
+
+import torch
+from detectron2.config import configurable
+from detectron2.evaluation import inference_context
+from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator, build_backbone
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import Boxes
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+
+from retina_plugin.config import ConfigError
+from retina_plugin.config_checks import check_model_config
+from retina_plugin.losses import LossNormalizer, build_classification_loss
+from retina_plugin.modeling.box_regression import BoxRegressionLoss
+from retina_plugin.modeling.head import build_retinanet_head, per_anchor
+from retina_plugin.modeling.matching import AnchorMatcher
+from retina_plugin.modeling.postprocessing import Postprocessor
+
+
+@META_ARCH_REGISTRY.register()
+class FocalRetinaNet(DenseDetector):
+    """RetinaNet (Lin et al. 2017) with the input, output and parameter names of Detectron2's ``RetinaNet``.
+
+    With default keys and equal weights it gives the losses, gradients and detections of Detectron2's own.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone,
+        head,
+        head_in_features,
+        anchor_generator,
+        num_classes,
+        # Loss parts:
+        anchor_matcher,
+        classification_loss,
+        box_regression_loss,
+        loss_normalizer,
+        # Inference parts:
+        postprocessor,
+        # Input and visualisation:
+        pixel_mean,
+        pixel_std,
+        input_format="BGR",
+        vis_period=0,
+    ):
+        """
+        Args:
+            backbone: a Detectron2 ``Backbone``.
+            head: module, features -> (logits, deltas); see :class:`RetinaNetHead`.
+            head_in_features: names of the L backbone features that the head sees, high resolution first.
+            anchor_generator: a Detectron2 anchor generator for these features.
+            num_classes: K, without background.
+            anchor_matcher: (``Boxes`` of R anchors, ``Boxes`` of G boxes) -> indices and labels; see
+                :class:`AnchorMatcher`.
+            classification_loss: module; see :mod:`retina_plugin.losses.registry`.
+            box_regression_loss: module; see :class:`BoxRegressionLoss`.
+            loss_normalizer: module, number of positives -> divisor; see :class:`LossNormalizer`.
+            postprocessor: predictions -> detections; see :class:`Postprocessor`.
+            pixel_mean, pixel_std: one number a channel, in the order of ``input_format``.
+            input_format: channel order of the images, "BGR" or "RGB" (for visualisation only).
+            vis_period: draw ground truth and detections of one training image every so many iterations;
+                0 never.
+        """
+        super().__init__(backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std)
+        self.anchor_generator = anchor_generator
+        self.num_classes = num_classes
+        self.anchor_matcher = anchor_matcher
+        self.classification_loss = classification_loss
+        self.box_regression_loss = box_regression_loss
+        self.loss_normalizer = loss_normalizer
+        self.postprocessor = postprocessor
+        self.input_format = input_format
+        self.vis_period = vis_period
+
+    @classmethod
+    def from_config(cls, cfg):
+        check_model_config(cfg)
+        backbone = build_backbone(cfg)
+        shapes = backbone.output_shape()
+        absent = [f for f in cfg.MODEL.RETINANET.IN_FEATURES if f not in shapes]
+        if absent:
+            raise ConfigError([f"MODEL.RETINANET.IN_FEATURES has {absent}, but the backbone makes {list(shapes)}"])
+        feature_shapes = [shapes[f] for f in cfg.MODEL.RETINANET.IN_FEATURES]
+        return {
+            "backbone": backbone,
+            "head": build_retinanet_head(cfg, feature_shapes),
+            "head_in_features": cfg.MODEL.RETINANET.IN_FEATURES,
+            "anchor_generator": build_anchor_generator(cfg, feature_shapes),
+            "num_classes": cfg.MODEL.RETINANET.NUM_CLASSES,
+            "anchor_matcher": AnchorMatcher(cfg),
+            "classification_loss": build_classification_loss(cfg),
+            "box_regression_loss": BoxRegressionLoss(cfg),
+            "loss_normalizer": LossNormalizer(cfg.MODEL.RETINANET.LOSS_NORMALIZER),
+            "postprocessor": Postprocessor(cfg),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "input_format": cfg.INPUT.FORMAT,
+            "vis_period": cfg.VIS_PERIOD,
+        }
+
+    def forward(self, batched_inputs):
+        """
+        Args:
+            batched_inputs: list of N dicts of Detectron2's ``DatasetMapper``: ``image`` (C, H, W), in training
+                ``instances`` with ``gt_boxes`` and ``gt_classes``, in inference optionally the ``height``
+                and ``width`` of the output.
+
+        Returns:
+            In training a dict of 0-dim float32 tensors ``loss_cls`` and ``loss_box_reg``; in inference a list
+            of N dicts with ``instances`` (``pred_boxes``, ``scores``, ``pred_classes``).
+
+        Raises:
+            ValueError: in training, an image without ``instances`` or with a class outside 0..K-1.
+        """
+        if not self.training:
+            return super().forward(batched_inputs)
+        self._check_ground_truth(batched_inputs)
+        losses = super().forward(batched_inputs)
+        if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
+            self._draw_training_image(batched_inputs[0])
+        return losses
+
+    def forward_training(self, images, features, predictions, gt_instances):
+        logits, deltas = self._by_anchor(predictions)
+        anchors = self.anchor_generator(features)
+        gt_labels, gt_boxes = self.label_anchors(anchors, gt_instances)
+        return self.losses(anchors, logits, gt_labels, deltas, gt_boxes)
+
+    def forward_inference(self, images, features, predictions):
+        logits, deltas = self._by_anchor(predictions)
+        return self.postprocessor(self.anchor_generator(features), logits, deltas, images.image_sizes)
+
+    def _by_anchor(self, predictions):
+        logits, deltas = predictions
+        return [per_anchor(x, self.num_classes) for x in logits], [per_anchor(x, 4) for x in deltas]
+
+    @torch.no_grad()
+    def label_anchors(self, anchors, gt_instances):
+        """Assign a label and a box to every anchor of every image.
+
+        Args:
+            anchors: list of L ``Boxes``, R in all.
+            gt_instances: list of N ``Instances`` with ``gt_boxes`` and ``gt_classes``.
+
+        Returns:
+            gt_labels: int64 (N, R).
+            gt_boxes: float (N, R, 4), XYXY in pixels, meaningful where gt_labels is a class.
+        """
+        anchors = Boxes.cat(anchors)
+        labels, boxes = [], []
+        for instances in gt_instances:
+            matched_idxs, match_labels = self.anchor_matcher(anchors, instances.gt_boxes)
+            if len(instances) > 0:
+                labels_i = instances.gt_classes[matched_idxs]
+                labels_i[match_labels == 0] = self.num_classes
+                labels_i[match_labels == -1] = -1
+                boxes_i = instances.gt_boxes.tensor[matched_idxs]
+            else:
+                labels_i = torch.where(match_labels == -1, -1, self.num_classes)
+                boxes_i = torch.zeros_like(anchors.tensor)
+            labels.append(labels_i)
+            boxes.append(boxes_i)
+        return torch.stack(labels), torch.stack(boxes)
+
+    def losses(self, anchors, logits, gt_labels, deltas, gt_boxes):
+        """
+        Args:
+            anchors: list of L ``Boxes``.
+            logits, deltas: lists of L tensors (N, Hl, Wl, A, K) and (N, Hl, Wl, A, 4).
+            gt_labels, gt_boxes: of :meth:`label_anchors`.
+
+        Returns:
+            dict of ``loss_cls`` and ``loss_box_reg``, both divided by the normaliser.
+        """
+        cells = [x.shape[1:4] for x in logits]
+        labels_by_level = [
+            labels.unflatten(1, cell)
+            for labels, cell in zip(gt_labels.split([cell.numel() for cell in cells], dim=1), cells)
+        ]
+        positive = (gt_labels >= 0) & (gt_labels != self.num_classes)  # (N, R)
+        num_positives = positive.sum()
+        get_event_storage().put_scalar("num_pos_anchors", num_positives / len(gt_labels))
+        normalizer = self.loss_normalizer(num_positives)
+
+        loss_cls = self.classification_loss(logits, labels_by_level)
+        loss_box_reg = self.box_regression_loss(
+            torch.cat([x.flatten(1, 3) for x in deltas], dim=1)[positive],
+            Boxes.cat(anchors).tensor.expand_as(gt_boxes)[positive],
+            gt_boxes[positive],
+        )
+        return {"loss_cls": loss_cls / normalizer, "loss_box_reg": loss_box_reg / normalizer}
+
+    def _check_ground_truth(self, batched_inputs):
+        # Before anything moves to the GPU: there, a class that does not exist is an assertion without a name.
+        for i, image in enumerate(batched_inputs):
+            name = image.get("file_name", f"number {i} of the batch")
+            if "instances" not in image:
+                raise ValueError(f"image {name} has no 'instances': training needs ground truth")
+            classes = image["instances"].gt_classes
+            if len(classes) and not 0 <= classes.min() <= classes.max() < self.num_classes:
+                raise ValueError(
+                    f"image {name} has class {classes.min().item()}..{classes.max().item()}, but the model "
+                    f"has classes 0..{self.num_classes - 1} (MODEL.RETINANET.NUM_CLASSES is {self.num_classes}). "
+                    "Set it to the data set's number of classes, and map category ids to 0..K-1."
+                )
+
+    def _draw_training_image(self, image):
+        if not comm.is_main_process():
+            return
+        with inference_context(self), torch.no_grad():
+            detections = super().forward([{"image": image["image"]}])[0]["instances"]
+        self.visualize_training([image], [detections])

@@ -1,0 +1,130 @@
+"""Every key that the plugin adds, and reading configuration files with errors that help.
+
+What a configuration may contain is checked in :mod:`retina_plugin.config_checks`.
+"""
+
+import difflib
+
+from detectron2.config import CfgNode
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used. The message has one line a problem: what, where, what to do."""
+
+    def __init__(self, problems):
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+    def __reduce__(self):  # it may cross processes
+        return type(self), (self.problems,)
+
+
+def add_retina_config(cfg):
+    """Add the plugin's keys, with their defaults, to a Detectron2 ``CfgNode`` (in place).
+
+    Every other key of RetinaNet is Detectron2's own (``MODEL.RETINANET``, ``MODEL.FPN``,
+    ``MODEL.ANCHOR_GENERATOR``) and keeps its meaning and default.
+    """
+    retinanet, fpn = cfg.MODEL.RETINANET, cfg.MODEL.FPN
+
+    # The head, a name in RETINANET_HEAD_REGISTRY.
+    retinanet.HEAD_NAME = "RetinaNetHead"
+    # The classification loss, a name in CLASSIFICATION_LOSS_REGISTRY.
+    retinanet.CLS_LOSS = "focal"
+    # What both losses are divided by: "ema" (moving average of this process's positive anchors, as
+    # Detectron2), "positives" (this process's, as the paper), "positives_global" (mean over all processes).
+    retinanet.LOSS_NORMALIZER = "ema"
+    # Whether the anchors that overlap a box most are positive although their IoU is below the threshold.
+    # Detectron2's RetinaNet always does this; the paper does not.
+    retinanet.ALLOW_LOW_QUALITY_MATCHES = True
+    # What P6 is made from: "res5" (C5, as the paper and the model zoo) or "p5".
+    fpn.TOP_BLOCK_IN_FEATURE = "res5"
+
+
+def require_retina_config(cfg):
+    """Raise ``ConfigError`` for a ``CfgNode`` without the plugin's keys, in place of an attribute that is missing."""
+    if "TOP_BLOCK_IN_FEATURE" not in cfg.MODEL.FPN:
+        raise ConfigError(
+            ["the configuration has no keys of retina_plugin: call add_retina_config(cfg) after get_cfg()"]
+        )
+
+
+def merge_config(cfg, config_file="", opts=()):
+    """Merge a YAML file and command-line overrides into a ``CfgNode`` (in place).
+
+    Args:
+        cfg: the node that holds every known key, e.g. ``get_cfg()`` after :func:`add_retina_config`.
+        config_file: path of a YAML file, which may have a ``_BASE_``; empty for none.
+        opts: ``["KEY", "VALUE", ...]``, as Detectron2's argument parser returns them.
+
+    Raises:
+        ConfigError: file not found or not YAML, unknown keys (all of them, each with the key that may have
+            been meant), a value of another type than the key's default, overrides that are not pairs.
+    """
+    known = dict(flatten(cfg))
+    opts = list(opts)
+    if len(opts) % 2:
+        words = " ".join(map(str, opts))
+        raise ConfigError([f"overrides come in pairs, KEY VALUE, but there are {len(opts)} words: {words}"])
+    if config_file:
+        loaded = _load(config_file)
+        # An older format has other keys; Detectron2 converts it while merging.
+        if loaded.get("VERSION", cfg.VERSION) == cfg.VERSION:
+            _check_keys(flatten(loaded), known, config_file)
+        _merge(lambda: cfg.merge_from_file(config_file), config_file)
+    _check_keys(zip(opts[::2], opts[1::2]), known, "command line")
+    _merge(lambda: cfg.merge_from_list(opts), "command line")
+
+
+def flatten(node, prefix=""):
+    """Yield ("A.B.C", value) of every leaf of nested dicts."""
+    for name, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def did_you_mean(name, candidates):
+    """A sentence that proposes the candidate closest to ``name``, or an empty string."""
+    close = difflib.get_close_matches(name, list(candidates), n=1)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _load(config_file):
+    try:
+        return CfgNode(CfgNode.load_yaml_with_base(config_file, allow_unsafe=True))
+    except OSError as error:
+        name = error.filename or config_file
+        raise ConfigError([f"cannot read config file {name}: {error.strerror}"]) from None
+    except Exception as error:  # YAML's and fvcore's many kinds
+        reason = " ".join(str(error).split())
+        raise ConfigError([f"{config_file} is not a YAML mapping of keys to values: {reason}"]) from None
+
+
+def _check_keys(items, known, where):
+    problems = []
+    for key, value in items:
+        if any(k.startswith(f"{key}.") for k in known):
+            if value != {}:
+                problems.append(f"{where}: {key} is a section with keys of its own, got {value}")
+        elif key not in known:
+            problems.append(_unknown_key(key, known, where))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _unknown_key(key, known, where):
+    # The most frequent slips are the right name under the wrong node, and the beginning of a name.
+    name = key.rpartition(".")[2]
+    likely = [k for k in known if k.rpartition(".")[2] == name] or [k for k in known if k.startswith(key)]
+    likely.sort(key=lambda k: not k.startswith("MODEL.RETINANET."))
+    hint = f" Did you mean {likely[0]}?" if likely else did_you_mean(key, known)
+    return f"unknown key {key} ({where}).{hint}"
+
+
+def _merge(merge, where):
+    try:
+        merge()
+    except (AssertionError, KeyError, ValueError) as error:
+        raise ConfigError([f"{where}: {' '.join(map(str, error.args))}"]) from None

@@ -1,0 +1,241 @@
+"""What would train the wrong thing, or fail late and without a name, is refused at the start.
+
+Each check yields a line a problem: the key, its value, and what to do. What a single part can judge for
+itself (a range, the name of a mode) is checked where the part is built.
+"""
+
+import json
+import os
+
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.utils.file_io import PathManager
+
+from retina_plugin.config import ConfigError, did_you_mean, flatten, require_retina_config
+from retina_plugin.evaluation.build import BOX_EVALUATOR_TYPES
+
+# Keys of R-CNN that have a twin in RetinaNet.
+_TWINS = {
+    "MODEL.ROI_HEADS.NUM_CLASSES": "MODEL.RETINANET.NUM_CLASSES",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "MODEL.RETINANET.SCORE_THRESH_TEST",
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST": "MODEL.RETINANET.NMS_THRESH_TEST",
+    "MODEL.ROI_HEADS.IOU_THRESHOLDS": "MODEL.RETINANET.IOU_THRESHOLDS",
+    "MODEL.ROI_HEADS.IOU_LABELS": "MODEL.RETINANET.IOU_LABELS",
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": "MODEL.RETINANET.BBOX_REG_WEIGHTS",
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "MODEL.RETINANET.BBOX_REG_LOSS_TYPE",
+    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA",
+    "MODEL.RPN.IOU_THRESHOLDS": "MODEL.RETINANET.IOU_THRESHOLDS",
+    "MODEL.RPN.IOU_LABELS": "MODEL.RETINANET.IOU_LABELS",
+    "MODEL.RPN.IN_FEATURES": "MODEL.RETINANET.IN_FEATURES",
+    "MODEL.RPN.NMS_THRESH": "MODEL.RETINANET.NMS_THRESH_TEST",
+}
+_RCNN_NODES = ("MODEL.ROI_", "MODEL.RPN.", "MODEL.PROPOSAL_GENERATOR.")
+_RCNN_SWITCHES = ("MODEL.MASK_ON", "MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS", "TEST.AUG.ENABLED")
+
+
+def check_config(cfg, *, num_gpus=1, num_machines=1, eval_only=False):
+    """Check everything that is known before a job starts.
+
+    Args:
+        cfg: the full configuration.
+        num_gpus: processes that each machine is asked to start, one a GPU.
+        num_machines: machines that take part.
+        eval_only: whether the training data sets are left alone.
+
+    Raises:
+        ConfigError: with one line for each problem.
+    """
+    require_retina_config(cfg)
+    names = list(cfg.DATASETS.TEST if eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    _refuse(
+        *_name_problems(cfg),
+        *_model_problems(cfg),
+        *_device_problems(cfg, num_gpus, num_machines, eval_only),
+        *_empty_problems(cfg, eval_only),
+        *_data_problems(names),
+        *_evaluator_problems(cfg),
+        *_class_count_problems(cfg, names),
+    )
+
+
+def check_model_config(cfg):
+    """Check the keys that ``FocalRetinaNet`` is built from.
+
+    Raises:
+        ConfigError: with one line for each problem.
+    """
+    require_retina_config(cfg)
+    _refuse(*_name_problems(cfg), *_model_problems(cfg))
+
+
+def check_datasets(names):
+    """Check that data sets are registered and that their files exist.
+
+    Raises:
+        ConfigError: with one line for each problem.
+    """
+    _refuse(*_data_problems(names))
+
+
+def check_class_count(cfg, dataset_name):
+    """Check the number of classes against a data set that has been loaded.
+
+    A set that is no COCO file may name its classes only then; :func:`check_config` compares all others.
+
+    Raises:
+        ConfigError: they disagree.
+    """
+    _refuse(*_class_count_problems(cfg, [dataset_name]))
+
+
+def builds_focal_retinanet(cfg):
+    """Whether the configured meta-architecture is ``FocalRetinaNet`` or a subclass, to which all checks apply."""
+    from retina_plugin.modeling import FocalRetinaNet  # which imports this module
+
+    name = cfg.MODEL.META_ARCHITECTURE
+    architecture = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
+    return isinstance(architecture, type) and issubclass(architecture, FocalRetinaNet)
+
+
+def _refuse(*problems):
+    if problems:
+        raise ConfigError(problems)
+
+
+def _name_problems(cfg):
+    # The registries are filled by modules that import this one.
+    from retina_plugin.losses import CLASSIFICATION_LOSS_REGISTRY
+    from retina_plugin.modeling import RETINANET_HEAD_REGISTRY
+
+    for key, name, registry in [
+        ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
+        ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
+        ("MODEL.RETINANET.HEAD_NAME", cfg.MODEL.RETINANET.HEAD_NAME, RETINANET_HEAD_REGISTRY),
+        ("MODEL.RETINANET.CLS_LOSS", cfg.MODEL.RETINANET.CLS_LOSS, CLASSIFICATION_LOSS_REGISTRY),
+    ]:
+        if name not in registry:
+            known = sorted(n for n, _ in registry)
+            hint = did_you_mean(name, known) or f" Registered: {', '.join(known)}."
+            yield f"{key} is '{name}', which nothing registers.{hint}"
+
+
+def _model_problems(cfg):
+    if not builds_focal_retinanet(cfg):
+        return
+    default = dict(flatten(get_cfg()))
+    for key, value in flatten(cfg):
+        of_rcnn = key.startswith(_RCNN_NODES) or key in _RCNN_SWITCHES
+        if of_rcnn and key in default and value != default[key]:
+            twin = f" Did you mean {_TWINS[key]}?" if key in _TWINS else " Remove it."
+            yield f"{key} is set to {value}, but belongs to R-CNN and does nothing here.{twin}"
+
+    if cfg.MODEL.RETINANET.NUM_CLASSES < 1:
+        yield f"MODEL.RETINANET.NUM_CLASSES is {cfg.MODEL.RETINANET.NUM_CLASSES}; a detector needs at least 1"
+
+    used = list(cfg.MODEL.RETINANET.IN_FEATURES)
+    if not used:
+        yield "MODEL.RETINANET.IN_FEATURES is empty: the head needs at least one level"
+    for key in ("SIZES", "ASPECT_RATIOS"):
+        lists = cfg.MODEL.ANCHOR_GENERATOR[key]
+        if len(lists) not in (1, len(used)):
+            yield (
+                f"MODEL.ANCHOR_GENERATOR.{key} has {len(lists)} lists for the {len(used)} levels of "
+                "MODEL.RETINANET.IN_FEATURES; give one list a level, or one for all"
+            )
+    backbone, source = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.FPN.TOP_BLOCK_IN_FEATURE
+    if backbone == "build_retinanet_resnet_fpn_backbone" and source != "res5":
+        yield (
+            f"MODEL.FPN.TOP_BLOCK_IN_FEATURE is {source}, which MODEL.BACKBONE.NAME {backbone} does not read. "
+            "Did you mean build_p3p7_resnet_fpn_backbone?"
+        )
+    if backbone == "build_p3p7_resnet_fpn_backbone":
+        made = [f"p{f[3:]}" for f in cfg.MODEL.FPN.IN_FEATURES] + ["p6", "p7"]
+        if used and used != made:
+            yield (
+                f"MODEL.RETINANET.IN_FEATURES is {used}, but the backbone makes {made}: levels that the head "
+                "does not use would be computed for nothing, and levels that are not made cannot be used. "
+                "Make both lists agree (MODEL.FPN.IN_FEATURES decides where the pyramid starts)"
+            )
+
+
+def _device_problems(cfg, num_gpus, num_machines, eval_only):
+    on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
+    if num_gpus * num_machines > 1:
+        asked = f"--num-gpus {num_gpus}" + (f" --num-machines {num_machines}" if num_machines > 1 else "")
+        visible = torch.cuda.device_count()
+        if not on_gpu:
+            yield f"{asked} with MODEL.DEVICE {cfg.MODEL.DEVICE}: several processes need a GPU each"
+        elif visible < num_gpus:
+            yield (
+                f"{asked}: torch {torch.__version__} sees {visible} GPUs on this machine. Ask for as many as there "
+                "are; --num-gpus 1 alone trains on the CPU where there is none"
+            )
+    if cfg.SOLVER.AMP.ENABLED and not eval_only and not (on_gpu and torch.cuda.is_available()):
+        yield "SOLVER.AMP.ENABLED needs a GPU: Detectron2 trains with mixed precision on CUDA alone. Set it to False"
+
+
+def _empty_problems(cfg, eval_only):
+    key = "TEST" if eval_only else "TRAIN"
+    if not cfg.DATASETS[key]:
+        yield f"DATASETS.{key} names no data set"
+
+
+def _data_problems(names):
+    for name in dict.fromkeys(names):
+        if name not in DatasetCatalog:
+            hint = did_you_mean(name, DatasetCatalog.list())
+            yield (
+                f"data set '{name}' is not registered.{hint} Register your own with "
+                "detectron2.data.datasets.register_coco_instances before training"
+            )
+            continue
+        metadata = MetadataCatalog.get(name)
+        for attribute, exists in (("json_file", PathManager.isfile), ("image_root", PathManager.isdir)):
+            path = metadata.get(attribute, None)
+            if path is not None and not exists(path):
+                root = os.environ.get("DETECTRON2_DATASETS", "datasets")
+                hint = (
+                    f"Detectron2 looks for its built-in sets in $DETECTRON2_DATASETS (now {root}); put it there"
+                    if os.path.abspath(path).startswith(os.path.abspath(root) + os.sep)
+                    else "Correct the path that it was registered with"
+                )
+                yield f"data set '{name}' is not on this machine: no {path}. {hint}, or name another set in DATASETS"
+                break
+
+
+def _evaluator_problems(cfg):
+    for name in cfg.DATASETS.TEST:
+        kind = MetadataCatalog.get(name).get("evaluator_type", "coco") if name in DatasetCatalog else "coco"
+        if kind not in BOX_EVALUATOR_TYPES:
+            yield (
+                f"data set '{name}' of DATASETS.TEST has evaluator type '{kind}', but boxes are judged by "
+                f"{', '.join(BOX_EVALUATOR_TYPES)}"
+            )
+
+
+def _class_count_problems(cfg, names):
+    if not builds_focal_retinanet(cfg):
+        return
+    for name in dict.fromkeys(names):
+        classes = _class_names(name)
+        if classes is not None and len(classes) != cfg.MODEL.RETINANET.NUM_CLASSES:
+            yield (
+                f"MODEL.RETINANET.NUM_CLASSES is {cfg.MODEL.RETINANET.NUM_CLASSES}, but data set '{name}' has "
+                f"{len(classes)} classes ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}). "
+                f"Set it to {len(classes)}"
+            )
+
+
+def _class_names(dataset_name):
+    """The classes of a data set, None where nothing but loading it tells."""
+    if dataset_name not in DatasetCatalog:
+        return None
+    metadata = MetadataCatalog.get(dataset_name)
+    classes, json_file = metadata.get("thing_classes", None), metadata.get("json_file", None)
+    if classes is not None or json_file is None or not PathManager.isfile(json_file):
+        return classes
+    # `register_coco_instances` names no classes: Detectron2 takes all categories of the file when it loads it.
+    with PathManager.open(json_file) as file:
+        return [category["name"] for category in json.load(file).get("categories", [])]

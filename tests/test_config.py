@@ -1,0 +1,107 @@
+"""Reading configuration files: what is refused, and what the message says."""
+
+from pathlib import Path
+
+import pytest
+from detectron2.config import get_cfg
+
+from retina_plugin import ConfigError, add_retina_config, merge_config
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def make_cfg():
+    cfg = get_cfg()
+    add_retina_config(cfg)
+    return cfg
+
+
+def problems(tmp_path, text, opts=()):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        merge_config(make_cfg(), str(path), opts)
+    return error.value.problems
+
+
+def test_adds_keys_and_changes_none():
+    before, after = get_cfg(), make_cfg()
+    after.MODEL.RETINANET.pop("HEAD_NAME")
+    after.MODEL.RETINANET.pop("CLS_LOSS")
+    after.MODEL.RETINANET.pop("LOSS_NORMALIZER")
+    after.MODEL.RETINANET.pop("ALLOW_LOW_QUALITY_MATCHES")
+    after.MODEL.FPN.pop("TOP_BLOCK_IN_FEATURE")
+    assert before == after
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONFIGS)))
+def test_our_configs_are_read_without_code(path):
+    text = path.read_text()
+    assert "!!python" not in text
+    merge_config(make_cfg(), str(path))
+
+
+def test_anchor_sizes_are_three_octave_scales_of_each_level():
+    cfg = make_cfg()
+    merge_config(cfg, str(CONFIGS / "Base-RetinaNet.yaml"))
+    expected = [[2 ** (level + 2) * 2 ** (i / 3) for i in range(3)] for level in range(3, 8)]
+    for sizes, wanted in zip(cfg.MODEL.ANCHOR_GENERATOR.SIZES, expected, strict=True):
+        assert sizes == pytest.approx(wanted, rel=1e-12)
+
+
+def test_file_and_overrides_are_merged_in_order(tmp_path):
+    (tmp_path / "base.yaml").write_text("MODEL: {RETINANET: {NUM_CLASSES: 3, PRIOR_PROB: 0.02}}\nVERSION: 2\n")
+    (tmp_path / "mine.yaml").write_text("_BASE_: base.yaml\nMODEL: {RETINANET: {NUM_CLASSES: 4, CLS_LOSS: focal}}\n")
+    cfg = make_cfg()
+    merge_config(cfg, str(tmp_path / "mine.yaml"), ["MODEL.RETINANET.NUM_CLASSES", "5"])
+    assert cfg.MODEL.RETINANET.NUM_CLASSES == 5 and cfg.MODEL.RETINANET.PRIOR_PROB == 0.02
+
+
+@pytest.mark.parametrize(
+    "text, key, meant",
+    [
+        ("MODEL: {RETINANET: {NUM_CLASES: 3}}", "MODEL.RETINANET.NUM_CLASES", "MODEL.RETINANET.NUM_CLASSES"),
+        ("MODEL: {NUM_CLASSES: 3}", "MODEL.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES"),
+        ("MODEL: {FPN: {TOP: p5}}", "MODEL.FPN.TOP", "MODEL.FPN.TOP_BLOCK_IN_FEATURE"),
+        ("SOLVER: {MAX_ITERS: 3}", "SOLVER.MAX_ITERS", "SOLVER.MAX_ITER"),
+        ("RETINANET: {}", "RETINANET", ""),
+    ],
+)
+def test_unknown_keys_of_a_file(tmp_path, text, key, meant):
+    (line,) = problems(tmp_path, text)
+    assert line.startswith(f"unknown key {key} (") and "mine.yaml" in line
+    assert line.endswith(f"Did you mean {meant}?") or not meant
+
+
+def test_all_unknown_keys_are_reported_at_once(tmp_path):
+    lines = problems(tmp_path, "MODEL: {A: 1, RETINANET: {B: 2}}\nC: 3\n")
+    assert [line.split()[2] for line in lines] == ["MODEL.A", "MODEL.RETINANET.B", "C"]
+
+
+def test_unknown_keys_of_the_command_line(tmp_path):
+    (line,) = problems(tmp_path, "VERSION: 2", ["SOLVER.BASE_LRR", "0.1", "SOLVER.MAX_ITER", "3"])
+    assert line == "unknown key SOLVER.BASE_LRR (command line). Did you mean SOLVER.BASE_LR?"
+
+
+@pytest.mark.parametrize(
+    "text, opts, parts",
+    [
+        ("MODEL: [", (), ["mine.yaml", "not a YAML mapping"]),
+        ("just words", (), ["mine.yaml", "not a YAML mapping"]),
+        ("", (), ["mine.yaml", "not a YAML mapping"]),
+        ("_BASE_: nowhere.yaml", (), ["nowhere.yaml"]),
+        ("SOLVER: {MAX_ITER: many}", (), ["mine.yaml", "SOLVER.MAX_ITER", "str", "int"]),
+        ("MODEL: {RETINANET: }", (), ["mine.yaml", "MODEL.RETINANET is a section", "None"]),
+        ("VERSION: 2", ("MODEL.RETINANET", "3"), ["command line", "MODEL.RETINANET is a section", "3"]),
+        ("VERSION: 2", ("SOLVER.MAX_ITER", "many"), ["command line", "SOLVER.MAX_ITER"]),
+        ("VERSION: 2", ("SOLVER.MAX_ITER",), ["pairs", "SOLVER.MAX_ITER"]),
+    ],
+)
+def test_unusable_files_and_values(tmp_path, text, opts, parts):
+    (line,) = problems(tmp_path, text, opts)
+    assert all(part in line for part in parts), line
+
+
+def test_missing_file():
+    with pytest.raises(ConfigError, match="no/such.yaml"):
+        merge_config(make_cfg(), "no/such.yaml")

@@ -1,0 +1,211 @@
+"""What is refused before a job starts."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_model
+
+from retina_plugin import ConfigError, add_retina_config, check_config, merge_config
+from retina_plugin.config_checks import check_class_count, check_model_config
+from retina_plugin.modeling import FocalRetinaNet
+
+BASE = str(Path(__file__).parents[1] / "configs" / "Base-RetinaNet.yaml")
+OK = ["MODEL.DEVICE", "cpu", "DATASETS.TRAIN", ("checked_set",), "DATASETS.TEST", ("checked_set",)]
+
+
+@pytest.fixture(autouse=True)
+def checked_set(tmp_path):
+    """A registered data set of 80 classes whose files exist."""
+    (tmp_path / "set.json").write_text("{}")
+    DatasetCatalog.register("checked_set", list)
+    MetadataCatalog.get("checked_set").set(
+        json_file=str(tmp_path / "set.json"),
+        image_root=str(tmp_path),
+        thing_classes=[f"c{i}" for i in range(80)],
+    )
+    yield
+    DatasetCatalog.remove("checked_set")
+    MetadataCatalog.remove("checked_set")
+
+
+def make_cfg(*opts):
+    cfg = get_cfg()
+    add_retina_config(cfg)
+    merge_config(cfg, BASE, [*OK, *opts])
+    return cfg
+
+
+def problems(*opts, **job):
+    with pytest.raises(ConfigError) as error:
+        check_config(make_cfg(*opts), **job)
+    return error.value.problems
+
+
+def test_a_sound_configuration_passes():
+    check_config(make_cfg())
+
+
+@pytest.mark.parametrize(
+    "key, value, hint",
+    [
+        ("MODEL.ROI_HEADS.NUM_CLASSES", 3, "Did you mean MODEL.RETINANET.NUM_CLASSES?"),
+        ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.3, "Did you mean MODEL.RETINANET.SCORE_THRESH_TEST?"),
+        ("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "giou", "Did you mean MODEL.RETINANET.BBOX_REG_LOSS_TYPE?"),
+        ("MODEL.RPN.POST_NMS_TOPK_TEST", 5, "Remove it."),
+        ("MODEL.MASK_ON", True, "Remove it."),
+        ("TEST.AUG.ENABLED", True, "Remove it."),
+    ],
+)
+def test_settings_of_rcnn(key, value, hint):
+    (line,) = problems(key, value)
+    assert line.startswith(f"{key} is set to {value}") and line.endswith(hint)
+
+
+def test_every_twin_exists():
+    from retina_plugin.config import flatten
+    from retina_plugin.config_checks import _TWINS
+
+    known = dict(flatten(make_cfg()))
+    assert set(_TWINS) | set(_TWINS.values()) <= set(known)
+
+
+def test_settings_of_rcnn_concern_our_detector_alone():
+    check_config(make_cfg("MODEL.ROI_HEADS.NUM_CLASSES", 3, "MODEL.META_ARCHITECTURE", "GeneralizedRCNN"))
+
+
+@pytest.mark.parametrize(
+    "key, value, meant",
+    [
+        ("MODEL.META_ARCHITECTURE", "FocalRetinanet", "FocalRetinaNet"),
+        ("MODEL.BACKBONE.NAME", "build_p3p7_resnet_fpn", "build_p3p7_resnet_fpn_backbone"),
+        ("MODEL.RETINANET.HEAD_NAME", "RetinanetHead", "RetinaNetHead"),
+        ("MODEL.RETINANET.CLS_LOSS", "focl", "focal"),
+        ("DATASETS.TEST", ("checkd_set",), "checked_set"),
+    ],
+)
+def test_names_that_nothing_registers(key, value, meant):
+    (line,) = problems(key, value)
+    assert f"Did you mean {meant}?" in line
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ("MODEL.RETINANET.IN_FEATURES", ["p3", "p4", "p5"]),
+        ("MODEL.RETINANET.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"]),
+        ("MODEL.FPN.IN_FEATURES", ["res4", "res5"]),
+        ("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"])
+        + ("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"]),
+    ],
+)
+def test_levels_that_the_head_does_not_use_or_the_backbone_does_not_make(opts):
+    lines = problems(*opts)
+    assert any(line.startswith("MODEL.RETINANET.IN_FEATURES is") for line in lines)
+
+
+def test_anchor_lists_that_do_not_fit_the_levels():
+    (line,) = problems("MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64], [128]])
+    assert line.startswith("MODEL.ANCHOR_GENERATOR.SIZES has 3 lists for the 5 levels")
+    check_config(make_cfg("MODEL.ANCHOR_GENERATOR.SIZES", [[32, 64]]))
+
+
+def test_class_count_that_disagrees_with_the_data():
+    (line,) = problems("MODEL.RETINANET.NUM_CLASSES", 3)
+    assert line == (
+        "MODEL.RETINANET.NUM_CLASSES is 3, but data set 'checked_set' has 80 classes (c0, c1, c2, ...). Set it to 80"
+    )
+    cfg = make_cfg("MODEL.RETINANET.NUM_CLASSES", 3)
+    check_model_config(cfg)  # which knows no data
+    with pytest.raises(ConfigError, match="80 classes"):
+        check_class_count(cfg, "checked_set")
+
+
+def test_files_that_are_not_there(tmp_path):
+    (tmp_path / "set.json").unlink()
+    (line,) = problems()
+    assert line.startswith(f"data set 'checked_set' is not on this machine: no {tmp_path / 'set.json'}. Correct the")
+
+
+def test_files_below_the_folder_of_built_in_sets_that_are_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    (tmp_path / "set.json").unlink()
+    (line,) = problems()
+    assert f"in $DETECTRON2_DATASETS (now {tmp_path}); put it there" in line
+
+
+def test_evaluation_leaves_the_training_sets_alone():
+    opts = ("DATASETS.TRAIN", ("nowhere_train",))
+    (line,) = problems(*opts)
+    assert "'nowhere_train' is not registered" in line
+    check_config(make_cfg(*opts), eval_only=True)
+    assert problems("DATASETS.TEST", (), eval_only=True) == ["DATASETS.TEST names no data set"]
+
+
+def test_more_processes_than_gpus():
+    count = torch.cuda.device_count() + 7
+    (line,) = problems("MODEL.DEVICE", "cuda", num_gpus=count)
+    assert line.startswith(f"--num-gpus {count}: torch {torch.__version__} sees {count - 7} GPUs")
+    (line,) = problems(num_gpus=2)
+    assert line.startswith("--num-gpus 2 with MODEL.DEVICE cpu")
+
+
+def test_a_configuration_without_the_plugins_keys():
+    cfg = get_cfg()
+    for check in (check_config, check_model_config):
+        with pytest.raises(ConfigError, match="add_retina_config"):
+            check(cfg)
+    cfg.MODEL.BACKBONE.NAME = "build_p3p7_resnet_fpn_backbone"
+    with pytest.raises(ConfigError, match="add_retina_config"):
+        build_backbone(cfg)
+
+
+def test_mixed_precision_without_a_gpu():
+    (line,) = problems("SOLVER.AMP.ENABLED", True)
+    assert line.startswith("SOLVER.AMP.ENABLED")
+
+
+def test_evaluation_of_a_model_trained_with_mixed_precision_needs_no_gpu():
+    check_config(make_cfg("SOLVER.AMP.ENABLED", True), eval_only=True)
+
+
+def test_a_test_set_that_is_not_about_boxes():
+    MetadataCatalog.get("checked_set").evaluator_type = "sem_seg"
+    (line,) = problems()
+    assert "'checked_set' of DATASETS.TEST has evaluator type 'sem_seg'" in line
+
+
+def test_a_subclass_is_checked_like_the_detector():
+    @META_ARCH_REGISTRY.register()
+    class CheckedRetinaNet(FocalRetinaNet):
+        pass
+
+    lines = problems("MODEL.META_ARCHITECTURE", "CheckedRetinaNet", "MODEL.ROI_HEADS.NUM_CLASSES", 3)
+    assert len(lines) == 1 and "MODEL.ROI_HEADS.NUM_CLASSES" in lines[0]
+
+
+def test_a_source_of_p6_that_the_backbone_does_not_read():
+    name = "build_retinanet_resnet_fpn_backbone"
+    (line,) = problems("MODEL.BACKBONE.NAME", name, "MODEL.FPN.TOP_BLOCK_IN_FEATURE", "p5")
+    assert line.endswith("Did you mean build_p3p7_resnet_fpn_backbone?")
+    check_config(make_cfg("MODEL.BACKBONE.NAME", name))
+
+
+def test_levels_that_another_backbone_does_not_make():
+    cfg = make_cfg("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.RETINANET.IN_FEATURES", ["p3", "p7"])
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32]]
+    with pytest.raises(ConfigError, match=r"\['p7'\], but the backbone makes \['p3', 'p4', 'p5', 'p6'\]"):
+        build_model(cfg)
+
+
+def test_the_error_survives_a_process_boundary():
+    error = pickle.loads(pickle.dumps(ConfigError(["one", "two"])))
+    assert error.problems == ["one", "two"] and str(error) == "one\ntwo"
+
+
+def test_all_problems_are_reported_at_once():
+    wrong = ("MODEL.ROI_HEADS.NUM_CLASSES", 3, "MODEL.RETINANET.CLS_LOSS", "x", "DATASETS.TEST", ("y",))
+    assert len(problems(*wrong)) == 3

@@ -1,0 +1,9 @@
+"""The commands of ``python -m retina_plugin``.
+
+A command is a module: its docstring's first line is the help, ``add_arguments(parser)`` declares its arguments,
+``run(args)`` does the work. What a user got wrong is raised as ``OSError`` or ``ValueError``.
+"""
+
+from retina_plugin.cli import contact_sheet
+
+COMMANDS = {"contact-sheet": contact_sheet}

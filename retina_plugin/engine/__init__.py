@@ -1,0 +1,6 @@
+"""Training and evaluation with Detectron2's engine."""
+
+from retina_plugin.engine.setup import load_config, setup_worker
+from retina_plugin.engine.trainer import RetinaTrainer, evaluate
+
+__all__ = ["RetinaTrainer", "evaluate", "load_config", "setup_worker"]

@@ -1,0 +1,63 @@
+"""From command-line arguments to a checked configuration, and to a worker that is ready."""
+
+import logging
+
+import torch
+from detectron2.config import get_cfg
+from detectron2.engine import default_setup
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from retina_plugin.config import ConfigError, add_retina_config, merge_config
+from retina_plugin.config_checks import builds_focal_retinanet, check_config
+
+
+def load_config(args):
+    """Read and check the configuration of a job, before any process is started.
+
+    Args:
+        args: of Detectron2's ``default_argument_parser``.
+
+    Returns:
+        A frozen ``CfgNode``. ``MODEL.DEVICE`` is "cpu" where the configuration asks for a GPU and there is
+        none; :func:`setup_worker` says so in the log.
+
+    Raises:
+        ConfigError: with one line for each problem.
+    """
+    cfg = get_cfg()
+    add_retina_config(cfg)
+    merge_config(cfg, args.config_file, args.opts)
+    check_config(cfg, num_gpus=args.num_gpus, num_machines=args.num_machines, eval_only=args.eval_only)
+    _check_model_builds(cfg)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    return cfg
+
+
+def _check_model_builds(cfg):
+    # What a part finds wrong with its settings, the user reads here and not in the traceback of some process.
+    if not builds_focal_retinanet(cfg):
+        return
+    try:
+        with torch.device("meta"):  # no memory, no time
+            META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    except ConfigError:
+        raise
+    except (AssertionError, KeyError, ValueError) as error:
+        raise ConfigError([f"the model cannot be built: {' '.join(map(str, error.args))}"]) from error
+    except Exception as error:
+        # Not the settings' fault: some backbones compute with tensors when they are built, which "meta" cannot.
+        logging.getLogger(__name__).debug("The model was not checked ahead of time: %r", error)
+
+
+def setup_worker(cfg, args):
+    """Set up log, seed and output folder of this process; see Detectron2's ``default_setup``."""
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="retina_plugin", abbrev_name="retina")
+    if cfg.MODEL.DEVICE == "cpu" and not torch.cuda.is_available():
+        logging.getLogger(__name__).info(
+            "There is no GPU here: running on the CPU (MODEL.DEVICE cpu) with %d threads.", torch.get_num_threads()
+        )

@@ -1,0 +1,65 @@
+"""Detectron2's ``DefaultTrainer`` with an evaluator, a check of the data and checkpoints that can be resumed."""
+
+import logging
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import DefaultTrainer, TrainerBase
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+from retina_plugin.config_checks import check_class_count
+from retina_plugin.evaluation import build_evaluator
+
+
+class RetinaTrainer(DefaultTrainer):
+    """Trains and evaluates a configured model. ``ConfigError`` if its classes are not those of the data."""
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name):
+        return build_evaluator(cfg, dataset_name)
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        loader = super().build_train_loader(cfg)
+        for name in cfg.DATASETS.TRAIN:
+            check_class_count(cfg, name)
+        return loader
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        loader = super().build_test_loader(cfg, dataset_name)
+        check_class_count(cfg, dataset_name)
+        return loader
+
+    # Detectron2 0.6 writes neither optimizer nor gradient scaler into its checkpoints, so that a resumed run would
+    # start with zero momentum. Main writes both, under the name used here.
+
+    def state_dict(self):
+        return {**TrainerBase.state_dict(self), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict):
+        TrainerBase.load_state_dict(self, state_dict)
+        if "_trainer" not in state_dict:
+            logging.getLogger(__name__).warning(
+                "The checkpoint has no optimizer state (Detectron2 0.6 wrote it): momentum starts at zero."
+            )
+        # What the checkpoint lacks stays as it is, such as the gradient scaler of a run resumed with AMP.
+        self._trainer.load_state_dict({**self._trainer.state_dict(), **state_dict.get("_trainer", {})})
+
+
+def evaluate(cfg, *, resume=False):
+    """Evaluate weights on ``DATASETS.TEST``.
+
+    Args:
+        cfg: a configuration.
+        resume: evaluate the last checkpoint in ``OUTPUT_DIR`` instead of ``MODEL.WEIGHTS``.
+
+    Returns:
+        dict: of :meth:`DefaultTrainer.test`.
+    """
+    model = RetinaTrainer.build_model(cfg)
+    DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = RetinaTrainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results

@@ -1,0 +1,40 @@
+#!/usr/bin/env python
+"""Train or evaluate a RetinaNet.
+
+    python train_net.py --config-file configs/retinanet_R101.yaml --num-gpus 8
+    python train_net.py --config-file configs/retinanet_R50.yaml --eval-only MODEL.WEIGHTS model_final.pth
+
+Arguments are those of Detectron2's ``tools/train_net.py``; see --help.
+"""
+
+import sys
+
+from retina_plugin import ConfigError, engine  # first: makes Detectron2 importable
+
+from detectron2.engine import default_argument_parser, launch  # isort: skip
+
+
+def main(cfg, args):
+    """The job of one process."""
+    engine.setup_worker(cfg, args)
+    if args.eval_only:
+        return engine.evaluate(cfg, resume=args.resume)
+    trainer = engine.RetinaTrainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    args = default_argument_parser().parse_args()
+    try:
+        cfg = engine.load_config(args)
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(cfg, args),
+        )
+    except ConfigError as error:
+        sys.exit("\n".join(f"error: {problem}" for problem in error.problems))

@@ -31,11 +31,22 @@ def add_retina_config(cfg):
     retinanet.HEAD_NAME = "RetinaNetHead"
     # The classification loss, a name in CLASSIFICATION_LOSS_REGISTRY.
     retinanet.CLS_LOSS = "focal"
+    # Weight of the positive class, for every loss: K numbers, or none, then FOCAL_LOSS_ALPHA is that of all classes.
+    # There, -1 or null turns weighting off.
+    retinanet.FOCAL_LOSS_ALPHA_PER_CLASS = []
+    # FL*: steepness and shift.
+    retinanet.FOCAL_STAR_GAMMA = 2.0
+    retinanet.FOCAL_STAR_BETA = 1.0
+    # OHEM: anchors kept of each image, and the IoU above which of two anchors the one with the lower loss goes.
+    retinanet.OHEM_BATCH_SIZE = 128
+    retinanet.OHEM_NMS_THRESH = 0.5
+    # Hinge loss: the p_t above which it is zero.
+    retinanet.HINGE_MARGIN = 0.5
     # What both losses are divided by: "ema" (moving average of this process's positive anchors, as
     # Detectron2), "positives" (this process's, as the paper), "positives_global" (mean over all processes).
     retinanet.LOSS_NORMALIZER = "ema"
     # Whether the anchors that overlap a box most are positive although their IoU is below the threshold.
-    # Detectron2's RetinaNet always does this; the paper does not.
+    # Detectron2's RetinaNet always does this; the paper names the thresholds alone.
     retinanet.ALLOW_LOW_QUALITY_MATCHES = True
     # What P6 is made from: "res5" (C5, as the paper and the model zoo) or "p5".
     fpn.TOP_BLOCK_IN_FEATURE = "res5"

@@ -4,6 +4,7 @@ Each check yields a line a problem: the key, its value, and what to do. What a s
 itself (a range, the name of a mode) is checked where the part is built.
 """
 
+import itertools
 import json
 import os
 
@@ -13,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils.file_io import PathManager
 
-from retina_plugin.config import ConfigError, did_you_mean, flatten, require_retina_config
+from retina_plugin.config import ConfigError, add_retina_config, did_you_mean, flatten, require_retina_config
 from retina_plugin.evaluation.build import BOX_EVALUATOR_TYPES
 
 # Keys of R-CNN that have a twin in RetinaNet.
@@ -30,6 +31,14 @@ _TWINS = {
     "MODEL.RPN.IOU_LABELS": "MODEL.RETINANET.IOU_LABELS",
     "MODEL.RPN.IN_FEATURES": "MODEL.RETINANET.IN_FEATURES",
     "MODEL.RPN.NMS_THRESH": "MODEL.RETINANET.NMS_THRESH_TEST",
+}
+# Keys of a single loss of this plugin, and the losses that read them.
+_LOSS_KEYS = {
+    "FOCAL_STAR_GAMMA": ("focal_star",),
+    "FOCAL_STAR_BETA": ("focal_star",),
+    "OHEM_BATCH_SIZE": ("ohem", "ohem_1to3"),
+    "OHEM_NMS_THRESH": ("ohem", "ohem_1to3"),
+    "HINGE_MARGIN": ("hinge",),
 }
 _RCNN_NODES = ("MODEL.ROI_", "MODEL.RPN.", "MODEL.PROPOSAL_GENERATOR.")
 _RCNN_SWITCHES = ("MODEL.MASK_ON", "MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS", "TEST.AUG.ENABLED")
@@ -134,6 +143,8 @@ def _model_problems(cfg):
     if cfg.MODEL.RETINANET.NUM_CLASSES < 1:
         yield f"MODEL.RETINANET.NUM_CLASSES is {cfg.MODEL.RETINANET.NUM_CLASSES}; a detector needs at least 1"
 
+    yield from _loss_key_problems(cfg)
+
     used = list(cfg.MODEL.RETINANET.IN_FEATURES)
     if not used:
         yield "MODEL.RETINANET.IN_FEATURES is empty: the head needs at least one level"
@@ -157,6 +168,20 @@ def _model_problems(cfg):
                 f"MODEL.RETINANET.IN_FEATURES is {used}, but the backbone makes {made}: levels that the head "
                 "does not use would be computed for nothing, and levels that are not made cannot be used. "
                 "Make both lists agree (MODEL.FPN.IN_FEATURES decides where the pyramid starts)"
+            )
+
+
+def _loss_key_problems(cfg):
+    chosen, default = cfg.MODEL.RETINANET.CLS_LOSS, get_cfg()
+    add_retina_config(default)
+    if chosen not in ("focal", "cross_entropy", *itertools.chain(*_LOSS_KEYS.values())):
+        return  # somebody else's loss may read any key
+    for key, readers in _LOSS_KEYS.items():
+        value = cfg.MODEL.RETINANET[key]
+        if chosen not in readers and value != default.MODEL.RETINANET[key]:
+            yield (
+                f"MODEL.RETINANET.{key} is set to {value}, but MODEL.RETINANET.CLS_LOSS {chosen} does not read it. "
+                f"Did you mean MODEL.RETINANET.CLS_LOSS {readers[0]}?"
             )
 
 

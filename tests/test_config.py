@@ -26,10 +26,19 @@ def problems(tmp_path, text, opts=()):
 
 def test_adds_keys_and_changes_none():
     before, after = get_cfg(), make_cfg()
-    after.MODEL.RETINANET.pop("HEAD_NAME")
-    after.MODEL.RETINANET.pop("CLS_LOSS")
-    after.MODEL.RETINANET.pop("LOSS_NORMALIZER")
-    after.MODEL.RETINANET.pop("ALLOW_LOW_QUALITY_MATCHES")
+    for key in (
+        "HEAD_NAME",
+        "CLS_LOSS",
+        "FOCAL_LOSS_ALPHA_PER_CLASS",
+        "FOCAL_STAR_GAMMA",
+        "FOCAL_STAR_BETA",
+        "OHEM_BATCH_SIZE",
+        "OHEM_NMS_THRESH",
+        "HINGE_MARGIN",
+        "LOSS_NORMALIZER",
+        "ALLOW_LOW_QUALITY_MATCHES",
+    ):
+        after.MODEL.RETINANET.pop(key)
     after.MODEL.FPN.pop("TOP_BLOCK_IN_FEATURE")
     assert before == after
 

@@ -11,6 +11,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_model
 
 from retina_plugin import ConfigError, add_retina_config, check_config, merge_config
 from retina_plugin.config_checks import check_class_count, check_model_config
+from retina_plugin.losses import CLASSIFICATION_LOSS_REGISTRY
 from retina_plugin.modeling import FocalRetinaNet
 
 BASE = str(Path(__file__).parents[1] / "configs" / "Base-RetinaNet.yaml")
@@ -47,6 +48,31 @@ def problems(*opts, **job):
 
 def test_a_sound_configuration_passes():
     check_config(make_cfg())
+
+
+@pytest.mark.parametrize(
+    "loss, key, value, meant",
+    [
+        ("focal", "FOCAL_STAR_GAMMA", 4.0, "focal_star"),
+        ("cross_entropy", "FOCAL_STAR_BETA", 0.0, "focal_star"),
+        ("focal_star", "OHEM_BATCH_SIZE", 256, "ohem"),
+        ("hinge", "OHEM_NMS_THRESH", 0.7, "ohem"),
+        ("ohem_1to3", "HINGE_MARGIN", 0.9, "hinge"),
+    ],
+)
+def test_a_key_of_another_loss_is_refused(loss, key, value, meant):
+    (problem,) = problems("MODEL.RETINANET.CLS_LOSS", loss, f"MODEL.RETINANET.{key}", value)
+    assert f"{key} is set to {value}" in problem and problem.endswith(f"CLS_LOSS {meant}?")
+    check_config(make_cfg("MODEL.RETINANET.CLS_LOSS", meant, f"MODEL.RETINANET.{key}", value))
+
+
+def test_a_loss_of_ones_own_may_read_any_key():
+    CLASSIFICATION_LOSS_REGISTRY.register(focal_star_of_mine)
+    check_config(make_cfg("MODEL.RETINANET.CLS_LOSS", "focal_star_of_mine", "MODEL.RETINANET.FOCAL_STAR_GAMMA", 4.0))
+
+
+def focal_star_of_mine(cfg):
+    return torch.nn.Identity()
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,20 @@
 An entry is a function ``f(cfg) -> nn.Module``, registered under the name that
 ``MODEL.RETINANET.CLS_LOSS`` selects. The module is called once for all levels:
 
-    loss = module(logits, labels)
+    loss = module(logits, labels, decode_boxes)
 
-==========  ======================================================================================
-``logits``  list of L float tensors, (N, Hl, Wl, A, K): views of the head's output, in whatever
-            memory order it has. A kernel that cares looks at the strides; nothing is copied for it.
-``labels``  list of L integer tensors, (N, Hl, Wl, A): 0..K-1 a class, K background, -1 ignored.
-``loss``    0-dim float32 tensor: the sum over images, anchors and classes. The model divides it by
-            its normaliser.
-==========  ======================================================================================
+================  ================================================================================
+``logits``        list of L float tensors, (N, Hl, Wl, A, K): views of the head's output, in
+                  whatever memory order it has. A kernel that cares looks at the strides; nothing
+                  is copied for it.
+``labels``        list of L integer tensors, (N, Hl, Wl, A): 0..K-1 a class, K background, -1
+                  ignored.
+``decode_boxes``  function without arguments, for losses that look at boxes; the others pay
+                  nothing for it. Returns a list of L float32 tensors, (N, Hl, Wl, A, 4): the
+                  predicted boxes, XYXY in pixels, without gradient.
+``loss``          0-dim float32 tensor: the sum over images, anchors and classes. The model
+                  divides it by its normaliser.
+================  ================================================================================
 
 N images, L levels, A anchors a cell, K classes.
 """

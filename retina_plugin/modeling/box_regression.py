@@ -52,12 +52,15 @@ class BoxRegressionLoss(nn.Module):
         Returns:
             0-dim tensor: the sum over anchors (and over the 4 deltas for smooth-L1).
         """
-        deltas = deltas.to(anchors.dtype)
         if self.loss_type == "smooth_l1":
             targets = self.box2box_transform.get_deltas(anchors, gt_boxes)
-            return smooth_l1_loss(deltas, targets, beta=self.smooth_l1_beta, reduction="sum")
-        boxes = self.box2box_transform.apply_deltas(deltas, anchors)
-        return IOU_LOSSES[self.loss_type](boxes, gt_boxes, reduction="sum")
+            return smooth_l1_loss(deltas.to(anchors.dtype), targets, beta=self.smooth_l1_beta, reduction="sum")
+        return IOU_LOSSES[self.loss_type](self.decode(deltas, anchors), gt_boxes, reduction="sum")
+
+    def decode(self, deltas, anchors):
+        """Boxes (..., 4), XYXY in pixels, from deltas (..., 4) and anchors (..., 4) of the same shape."""
+        deltas, anchors = deltas.to(anchors.dtype), anchors.reshape(deltas.shape)
+        return self.box2box_transform.apply_deltas(deltas.reshape(-1, 4), anchors.reshape(-1, 4)).view(deltas.shape)
 
     def extra_repr(self):
         beta = f", smooth_l1_beta={self.smooth_l1_beta}" if self.loss_type == "smooth_l1" else ""

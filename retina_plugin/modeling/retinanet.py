@@ -4,6 +4,8 @@ Shapes: N images, L levels, A anchors a cell, R anchors in all, K classes, G box
 Labels are integers: 0..K-1 a class, K background, -1 ignored.
 """
 
+from functools import partial
+
 import torch
 from detectron2.config import configurable
 from detectron2.evaluation import inference_context
@@ -190,13 +192,18 @@ class FocalRetinaNet(DenseDetector):
         get_event_storage().put_scalar("num_pos_anchors", num_positives / len(gt_labels))
         normalizer = self.loss_normalizer(num_positives)
 
-        loss_cls = self.classification_loss(logits, labels_by_level)
+        loss_cls = self.classification_loss(logits, labels_by_level, partial(self._decode_boxes, anchors, deltas))
         loss_box_reg = self.box_regression_loss(
             torch.cat([x.flatten(1, 3) for x in deltas], dim=1)[positive],
             Boxes.cat(anchors).tensor.expand_as(gt_boxes)[positive],
             gt_boxes[positive],
         )
         return {"loss_cls": loss_cls / normalizer, "loss_box_reg": loss_box_reg / normalizer}
+
+    @torch.no_grad()
+    def _decode_boxes(self, anchors, deltas):
+        decode = self.box_regression_loss.decode
+        return [decode(d.flatten(1, 3), a.tensor.expand(len(d), -1, 4)).view(d.shape) for a, d in zip(anchors, deltas)]
 
     def _check_ground_truth(self, batched_inputs):
         # Before anything moves to the GPU: there, a class that does not exist is an assertion without a name.

@@ -22,12 +22,15 @@ to check the above.
 
 It is built when either part is first loaded, in ``$RETINA_PLUGIN_CACHE`` (default ``~/.cache/retina_plugin``,
 read when the sets are registered), and has the same bytes every time.
+
+:class:`DigitsRecipe` makes other sets of the same kind, with other pictures or fewer digits.
 """
 
 import json
 import os
 import shutil
 import uuid
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +41,29 @@ from PIL import Image
 
 # Goes up with every change to the pictures or the boxes, so that nobody trains on a stale set.
 RECIPE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class DigitsRecipe:
+    """What a set looks like. The defaults are the quick start's; two sets need two names.
+
+    Attributes:
+        name: of the set; its parts are registered as ``NAME_train`` and ``NAME_test``.
+        side: of a picture, in pixels.
+        crop_sides: smallest and largest side of the square cut from a photograph, in pixels.
+        digit_heights: smallest and largest height of a digit, in pixels, even in the logarithm.
+        max_digits: a picture has between 1 and as many; those that find no place are left out.
+        empty_fraction: of pictures without a digit.
+    """
+
+    name: str = "quick_start_digits"
+    side: int = 160
+    crop_sides: tuple = (96, 200)
+    digit_heights: tuple = (18, 90)
+    max_digits: int = 20
+    empty_fraction: float = 0.05
+
+
 CLASSES = [str(digit) for digit in range(10)]
 # What keeps the two parts apart. The 16 columns between them are one JPEG block, which mixes its pixels.
 SPLITS = {
@@ -53,35 +79,30 @@ SPLITS = {
     },
 }
 
-_SIDE = 160  # of a picture, in pixels
-_CROP_SIDES = (96, 200)  # of the square cut from a photograph
-_DIGIT_HEIGHTS = (18, 90)
-_MAX_DIGITS = 20
-_EMPTY_FRACTION = 0.05
 _MAX_OVERLAP = 0.05  # of the smaller of two boxes
 _DIMMING = 0.5  # of the photographs, so that light ink shows everywhere
 _INK_LEVELS = (150, 255)  # of each of red, green and blue
 
 
-def register_quick_start_digits():
-    """Registers ``quick_start_digits_train`` and ``quick_start_digits_test``, built when first loaded."""
-    root = _cache_folder() / f"quick_start_digits_v{RECIPE_VERSION}"
+def register_digits(recipe):
+    """Registers the two parts of a set with Detectron2; it is built when either is first loaded."""
+    root = _cache_folder() / f"{recipe.name}_v{RECIPE_VERSION}"
     for split in SPLITS:
-        name = f"quick_start_digits_{split}"
-        DatasetCatalog.register(name, partial(_load, name, root, split))
+        name = f"{recipe.name}_{split}"
+        DatasetCatalog.register(name, partial(_load, name, root, split, recipe))
         MetadataCatalog.get(name).set(evaluator_type="coco", thing_classes=CLASSES)
 
 
-def _load(name, root, split):
-    build_quick_start_digits(root)
+def _load(name, root, split, recipe):
+    build_digits(root, recipe)
     json_file, image_root = str(root / f"{split}.json"), str(root / split)
     # Not earlier: a path in the metadata is one that exists.
     MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root)
     return load_coco_json(json_file, image_root, name)
 
 
-def build_quick_start_digits(root):
-    """Writes both parts of the set into the folder ``root``, unless it is there already.
+def build_digits(root, recipe):
+    """Writes both parts of a set into the folder ``root``, unless it is there already.
 
     The set is written beside ``root`` and then renamed to it, so ``root`` holds either the whole set or does
     not exist, also if the process is interrupted or several build the set at the same time.
@@ -98,7 +119,7 @@ def build_quick_start_digits(root):
     try:
         unfinished.mkdir(parents=True)
         for split in SPLITS:
-            _write_split(unfinished, split, scans, labels, photos)
+            _write_split(unfinished, split, recipe, scans, labels, photos)
         try:
             unfinished.rename(root)
         except OSError:
@@ -106,7 +127,7 @@ def build_quick_start_digits(root):
                 raise
     except OSError as error:
         raise OSError(
-            f"The quick-start data set cannot be written to {root} ({error}). Set the environment variable "
+            f"The data set {recipe.name} cannot be written to {root} ({error}). Set the environment variable "
             "RETINA_PLUGIN_CACHE to a folder that can be written, with 100 MB of free space."
         ) from error
     finally:
@@ -123,7 +144,7 @@ def _load_sources():
         from sklearn.datasets import load_digits, load_sample_images
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "The quick-start data set is made from scikit-learn's digits and photographs, and scikit-learn "
+            "The pictures of digits are made from scikit-learn's digits and photographs, and scikit-learn "
             f"does not import ({error}). Install it with: pip install scikit-learn pillow"
         ) from error
     digits, samples = load_digits(), load_sample_images()
@@ -132,15 +153,16 @@ def _load_sources():
     return scans, digits.target, dict(zip(names, samples.images, strict=True))
 
 
-def _write_split(folder, split, scans, labels, photos):
+def _write_split(folder, split, recipe, scans, labels, photos):
     images, annotations = [], []
     (folder / split).mkdir()
     for index in range(SPLITS[split]["pictures"]):
         # One generator a picture: a picture does not depend on how many there are.
         rng = np.random.default_rng([RECIPE_VERSION, list(SPLITS).index(split), index])
-        background = _choose_background(split, photos, rng)
-        picture, boxes, chosen = _write_digits(render_background(photos, background), split, scans, rng)
-        image = {"id": index + 1, "file_name": f"{index:04d}.png", "width": _SIDE, "height": _SIDE}
+        background = _choose_background(split, recipe, photos, rng)
+        empty = render_background(photos, background, recipe.side)
+        picture, boxes, chosen = _write_digits(empty, split, recipe, scans, rng)
+        image = {"id": index + 1, "file_name": f"{index:04d}.png", "width": recipe.side, "height": recipe.side}
         images.append({**image, "background": background})
         for box, scan in zip(boxes, chosen, strict=True):
             annotations.append({
@@ -166,36 +188,36 @@ def _write_split(folder, split, scans, labels, photos):
     (folder / f"{split}.json").write_text(json.dumps(coco))
 
 
-def _choose_background(split, photos, rng):
+def _choose_background(split, recipe, photos, rng):
     photo = sorted(photos)[rng.integers(len(photos))]
-    side = int(rng.integers(*_CROP_SIDES, endpoint=True))
+    side = int(rng.integers(*recipe.crop_sides, endpoint=True))
     left, right = SPLITS[split]["columns"][photo]
     x = int(rng.integers(left, right - side, endpoint=True))
     y = int(rng.integers(0, photos[photo].shape[0] - side, endpoint=True))
     return {"photo": photo, "square": [x, y, side], "mirrored": bool(rng.integers(2))}
 
 
-def render_background(photos, background):
-    """Returns the picture (160, 160, 3) without digits, given an image's ``background`` field."""
-    x, y, side = background["square"]
-    piece = photos[background["photo"]][y : y + side, x : x + side]
-    picture = np.asarray(Image.fromarray(piece).resize((_SIDE, _SIDE), Image.BICUBIC))
+def render_background(photos, background, side):
+    """Returns the picture (side, side, 3) without digits, given an image's ``background`` field."""
+    x, y, cut = background["square"]
+    piece = photos[background["photo"]][y : y + cut, x : x + cut]
+    picture = np.asarray(Image.fromarray(piece).resize((side, side), Image.BICUBIC))
     picture = (picture * _DIMMING).astype(np.uint8)
     return picture[:, ::-1] if background["mirrored"] else picture
 
 
-def _write_digits(background, split, scans, rng):
+def _write_digits(background, split, recipe, scans, rng):
     """Returns the picture, the boxes ``[x, y, width, height]`` around the ink in pixels, and the scans."""
     picture, boxes, chosen = background.astype(np.float64), [], []
-    wanted = 0 if rng.random() < _EMPTY_FRACTION else rng.integers(1, _MAX_DIGITS, endpoint=True)
+    wanted = 0 if rng.random() < recipe.empty_fraction else rng.integers(1, recipe.max_digits, endpoint=True)
     # Even in the logarithm: as many digits between 20 and 40 pixels as between 40 and 80. The tall ones come
     # first, as the short ones find a place between them.
-    for digit_height in sorted(np.exp(rng.uniform(*np.log(_DIGIT_HEIGHTS), wanted)), reverse=True):
+    for digit_height in sorted(np.exp(rng.uniform(*np.log(recipe.digit_heights), wanted)), reverse=True):
         scan = int(rng.integers(*SPLITS[split]["scans"]))
         alpha = _ink(scans[scan], digit_height, rng)
         height, width = alpha.shape
         for _ in range(20):  # places to try; a digit that finds none is left out
-            x, y = int(rng.integers(_SIDE - width + 1)), int(rng.integers(_SIDE - height + 1))
+            x, y = int(rng.integers(recipe.side - width + 1)), int(rng.integers(recipe.side - height + 1))
             if all(_overlap((x, y, width, height), box) <= _MAX_OVERLAP for box in boxes):
                 patch = picture[y : y + height, x : x + width]
                 ink = rng.integers(*_INK_LEVELS, 3, endpoint=True)

@@ -36,10 +36,10 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RETINA_PLUGIN_CACHE", str(folder))
         remove_from_catalogs()
-        quick_start.register_quick_start_digits()
+        quick_start.register_digits(quick_start.DigitsRecipe())
     yield folder
     remove_from_catalogs()
-    quick_start.register_quick_start_digits()
+    quick_start.register_digits(quick_start.DigitsRecipe())
 
 
 @pytest.fixture(scope="module")
@@ -157,17 +157,17 @@ def test_pictures_differ_from_their_photograph_in_the_boxes_only_and_up_to_their
 
 
 def test_two_builds_have_the_same_bytes(tmp_path, few_pictures):
-    quick_start.build_quick_start_digits(tmp_path / "one")
-    quick_start.build_quick_start_digits(tmp_path / "two")
+    quick_start.build_digits(tmp_path / "one", quick_start.DigitsRecipe())
+    quick_start.build_digits(tmp_path / "two", quick_start.DigitsRecipe())
     one, two = read_folder(tmp_path / "one"), read_folder(tmp_path / "two")
     assert len(one) == 2 * (1 + 3) and one == two
 
 
 def test_a_set_that_is_there_is_not_built_again(tmp_path, few_pictures):
     root = tmp_path / "set"
-    quick_start.build_quick_start_digits(root)
+    quick_start.build_digits(root, quick_start.DigitsRecipe())
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
-    quick_start.build_quick_start_digits(root)
+    quick_start.build_digits(root, quick_start.DigitsRecipe())
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
 
 
@@ -203,13 +203,13 @@ def test_processes_that_build_at_once_end_with_one_whole_set(tmp_path, few_pictu
         "    while len(os.listdir(started)) < 3: time.sleep(0.01)\n"
         "    return load()\n"
         "quick_start._load_sources = load_together\n"
-        f"quick_start.build_quick_start_digits({str(tmp_path / 'sets' / 'set')!r})\n"
+        f"quick_start.build_digits({str(tmp_path / 'sets' / 'set')!r}, quick_start.DigitsRecipe())\n"
     )
     (tmp_path / "started").mkdir()
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
     assert [p.wait(timeout=120) for p in processes] == [0, 0, 0]
     assert [p.name for p in (tmp_path / "sets").iterdir()] == ["set"]
-    quick_start.build_quick_start_digits(tmp_path / "alone")
+    quick_start.build_digits(tmp_path / "alone", quick_start.DigitsRecipe())
     assert read_folder(tmp_path / "sets" / "set") == read_folder(tmp_path / "alone")
 
 
@@ -223,7 +223,7 @@ def test_a_build_that_fails_leaves_nothing(tmp_path, few_pictures, monkeypatch):
 
     monkeypatch.setattr(quick_start, "_write_split", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        quick_start.build_quick_start_digits(tmp_path / "set")
+        quick_start.build_digits(tmp_path / "set", quick_start.DigitsRecipe())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -238,11 +238,11 @@ def test_a_build_that_is_killed_is_not_taken_for_a_set(tmp_path, few_pictures):
         "    quick_start.SPLITS[split]['pictures'] = 2\n"
         "    write_split(folder, split, *args)\n"
         "quick_start._write_split = kill\n"
-        f"quick_start.build_quick_start_digits({str(root)!r})\n"
+        f"quick_start.build_digits({str(root)!r}, quick_start.DigitsRecipe())\n"
     )
     assert run_python(code, tmp_path, check=False).returncode == -signal.SIGKILL
     assert not root.exists() and len(list(tmp_path.rglob("*.png"))) == 2
-    quick_start.build_quick_start_digits(root)
+    quick_start.build_digits(root, quick_start.DigitsRecipe())
     assert len(list(root.rglob("*.png"))) == 6
 
 
@@ -250,11 +250,11 @@ def test_says_how_to_get_scikit_learn(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ModuleNotFoundError, match="pip install scikit-learn"):
-        quick_start.build_quick_start_digits(tmp_path / "set")
+        quick_start.build_digits(tmp_path / "set", quick_start.DigitsRecipe())
 
 
 def test_says_how_to_choose_another_cache_folder(tmp_path, few_pictures):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(OSError, match="RETINA_PLUGIN_CACHE to a folder that can be written") as error:
-        quick_start.build_quick_start_digits(tmp_path / "file" / "set")
+        quick_start.build_digits(tmp_path / "file" / "set", quick_start.DigitsRecipe())
     assert str(tmp_path / "file" / "set") in str(error.value)

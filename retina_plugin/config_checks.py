@@ -136,7 +136,7 @@ def _model_problems(cfg):
     default = dict(flatten(get_cfg()))
     for key, value in flatten(cfg):
         of_rcnn = key.startswith(_RCNN_NODES) or key in _RCNN_SWITCHES
-        if of_rcnn and key in default and value != default[key]:
+        if of_rcnn and key in default and _as_lists(value) != _as_lists(default[key]):
             twin = f" Did you mean {_TWINS[key]}?" if key in _TWINS else " Remove it."
             yield f"{key} is set to {value}, but belongs to R-CNN and does nothing here.{twin}"
 
@@ -183,6 +183,11 @@ def _loss_key_problems(cfg):
                 f"MODEL.RETINANET.{key} is set to {value}, but MODEL.RETINANET.CLS_LOSS {chosen} does not read it. "
                 f"Did you mean MODEL.RETINANET.CLS_LOSS {readers[0]}?"
             )
+
+
+def _as_lists(value):
+    # YAML has no tuples: the config.yaml of a training has lists where the defaults have tuples within tuples.
+    return [_as_lists(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def _device_problems(cfg, num_gpus, num_machines, eval_only):

@@ -50,6 +50,16 @@ def test_a_sound_configuration_passes():
     check_config(make_cfg())
 
 
+def test_the_configuration_that_a_training_leaves_passes(tmp_path):
+    """YAML turns its tuples within tuples, which R-CNN's defaults have, into lists."""
+    (tmp_path / "config.yaml").write_text(make_cfg().dump())
+    cfg = get_cfg()
+    add_retina_config(cfg)
+    merge_config(cfg, str(tmp_path / "config.yaml"))
+    assert isinstance(cfg.MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS[0], list)
+    check_config(cfg)
+
+
 @pytest.mark.parametrize(
     "loss, key, value, meant",
     [

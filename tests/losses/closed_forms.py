@@ -1,0 +1,76 @@
+"""The losses of section 3 as formulas in float64: value and derivative with respect to x_t, elementwise."""
+
+from collections import namedtuple
+
+import numpy as np
+import torch
+
+from retina_plugin import losses
+
+
+def sigmoid(x):
+    return np.exp(-np.logaddexp(0, -x))  # precise at both ends
+
+
+def cross_entropy(x_t):
+    return np.logaddexp(0, -x_t), -sigmoid(-x_t)
+
+
+def focal(x_t, gamma):
+    p_t, rest, log_p_t = sigmoid(x_t), sigmoid(-x_t), -np.logaddexp(0, -x_t)
+    return -(rest**gamma) * log_p_t, rest**gamma * (gamma * p_t * log_p_t - rest)
+
+
+def focal_star(x_t, gamma, beta):
+    shifted = gamma * x_t + beta
+    return np.logaddexp(0, -shifted) / gamma, -sigmoid(-shifted)
+
+
+def hinge(x_t, margin):
+    p_t = sigmoid(x_t)
+    return np.maximum(0, margin - p_t), np.where(p_t < margin, -p_t * sigmoid(-x_t), 0)
+
+
+Loss = namedtuple("Loss", "function module formula")
+FAMILY = {
+    "cross_entropy": Loss(losses.sigmoid_cross_entropy_loss, losses.SigmoidCrossEntropyLoss, cross_entropy),
+    "focal": Loss(losses.sigmoid_focal_loss, losses.SigmoidFocalLoss, focal),
+    "focal_star": Loss(losses.sigmoid_focal_star_loss, losses.SigmoidFocalStarLoss, focal_star),
+    "hinge": Loss(losses.sigmoid_hinge_loss, losses.SigmoidHingeLoss, hinge),
+}
+# One set of parameters for each loss, where the property at hand does not depend on them.
+TYPICAL = [
+    ("cross_entropy", {}),
+    ("focal", {"gamma": 2.0}),
+    ("focal_star", {"gamma": 2.0, "beta": 1.0}),
+    ("hinge", {"margin": 0.5}),
+]
+
+
+def closed_form(name, logits, labels, *, alpha=None, **settings):
+    """Value and gradient, both float64 (..., K), of the loss of that name in FAMILY; the loss is the value's sum."""
+    x, labels = logits.detach().double().numpy(), labels.numpy()[..., None]
+    is_class = labels == np.arange(x.shape[-1])
+    y = np.where(is_class, 1.0, -1.0)
+    value, derivative = FAMILY[name].formula(y * x, **settings)
+    alpha_t = 1.0 if alpha is None else np.where(is_class, alpha, 1 - np.asarray(alpha, dtype=np.float64))
+    return np.where(labels >= 0, alpha_t * value, 0), np.where(labels >= 0, alpha_t * y * derivative, 0)
+
+
+def random_case(num_anchors=400, num_classes=7, scale=4.0, margin=None, dtype=torch.float32):
+    """Logits (num_anchors, num_classes) that ask for a gradient, and labels of every kind.
+
+    Where there is a margin on p_t, at which the gradient jumps, no p_t lies so close to it that rounding decides.
+    """
+    logits = torch.randn(num_anchors, num_classes, dtype=dtype) * scale
+    if margin is not None and margin < 1:
+        kink = abs(np.log(margin / (1 - margin)))
+        logits[(logits.abs() - kink).abs() < 1e-3] += 0.01
+    labels = torch.randint(-1, num_classes + 1, (num_anchors,))
+    labels[:3] = torch.tensor([-1, 0, num_classes])
+    return logits.requires_grad_(), labels
+
+
+def value_and_gradient(loss, logits):
+    """The 0-dim loss, detached, and its gradient."""
+    return loss.detach(), torch.autograd.grad(loss, logits)[0]

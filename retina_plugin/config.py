@@ -32,7 +32,7 @@ def add_retina_config(cfg):
     # The classification loss, a name in CLASSIFICATION_LOSS_REGISTRY.
     retinanet.CLS_LOSS = "focal"
     # Weight of the positive class, for every loss: K numbers, or none, then FOCAL_LOSS_ALPHA is that of all classes.
-    # There, -1 or null turns weighting off.
+    # There, -1.0 (or YAML's null) turns weighting off.
     retinanet.FOCAL_LOSS_ALPHA_PER_CLASS = []
     # FL*: steepness and shift.
     retinanet.FOCAL_STAR_GAMMA = 2.0

@@ -28,7 +28,7 @@ def sigmoid_focal_loss(logits, labels, *, alpha=0.25, gamma=2.0):
         0-dim tensor, float32 (float64 for float64 logits).
 
     Raises:
-        ValueError: alpha outside [0, 1] or not K of them, gamma below 0.
+        ValueError: alpha outside [0, 1] or not K of them, gamma below 0 or not finite.
     """
     check_gamma(gamma)
     x_t, is_class = signed_logits(logits, labels)

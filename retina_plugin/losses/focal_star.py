@@ -11,7 +11,7 @@ def sigmoid_focal_star_loss(logits, labels, *, alpha=None, gamma=2.0, beta=1.0):
 
     .. math:: FL^*(p_t) = -\alpha_t \log(p^*_t) / \gamma, \quad p^*_t = \sigma(\gamma x_t + \beta)
 
-    Its gradient is y (p*_t - 1). As focal loss, it falls off for examples that are classified well (x_t > 0).
+    Its gradient is alpha_t y (p*_t - 1). As focal loss, it falls off for examples that are classified well (x_t > 0).
 
     Args:
         logits: float tensor (..., K), K classes. Half precision is computed in float32.

@@ -10,7 +10,7 @@ def sigmoid_hinge_loss(logits, labels, *, alpha=None, margin=0.5):
     .. math:: H(p_t) = \alpha_t \max(0, m - p_t)
 
     The paper says no more about it than that it "sets loss to 0 above a certain value of p_t". Its gradient,
-    -y p_t (1 - p_t) below the margin, vanishes for examples that are badly wrong.
+    -alpha_t y p_t (1 - p_t) below the margin, vanishes for examples that are badly wrong.
 
     Args:
         logits: float tensor (..., K), K classes. Half precision is computed in float32.

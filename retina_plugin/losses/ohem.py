@@ -6,7 +6,7 @@ The only loss here that looks at boxes: of two anchors that predict nearly the s
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.ops import nms
+from torchvision.ops import box_iou, nms
 
 from retina_plugin.losses.cross_entropy import SigmoidCrossEntropyLoss
 from retina_plugin.losses.registry import CLASSIFICATION_LOSS_REGISTRY
@@ -34,8 +34,10 @@ class OnlineHardExampleMining(nn.Module):
             ValueError: a parameter out of its range.
         """
         super().__init__()
-        if batch_size < 4:
-            raise ValueError(f"OHEM: batch size, in anchors an image, must be at least 4, got {batch_size}")
+        if not isinstance(batch_size, int) or batch_size < 4:
+            raise ValueError(
+                f"OHEM: the batch size, in anchors an image, must be a whole number of at least 4, got {batch_size}"
+            )
         if not 0 <= nms_thresh <= 1:
             raise ValueError(f"OHEM: the NMS threshold is an IoU in [0, 1], got {nms_thresh}")
         self.cross_entropy = SigmoidCrossEntropyLoss(alpha=alpha)
@@ -74,17 +76,17 @@ class OnlineHardExampleMining(nn.Module):
         return balance(-F.logsigmoid(x_t), is_class, self.cross_entropy.alpha).sum(dim=1)
 
     def _hardest(self, losses, boxes, is_positive):
-        # What greedy suppression keeps among the first m anchors does not depend on those after them. So it is enough
-        # to look at the first few, and at more of them when too few are left: all 200,000 would take a GPU 5 GB.
-        order = losses.argsort(descending=True, stable=True)
-        num_examined = 8 * self.batch_size
+        # Greedy suppression, block by block from the hardest on: what it keeps does not depend on easier anchors, so
+        # the first block mostly settles it. All 200,000 anchors of an image at once would take a GPU 5 GB.
+        rest = losses.argsort(descending=True, stable=True)
+        kept = rest[:0]
         while True:
-            prefix, rest = order[:num_examined], order[num_examined:]
-            kept = prefix[nms(boxes[prefix], losses[prefix], self.nms_thresh)]
+            block, rest = rest[: 8 * self.batch_size], rest[8 * self.batch_size :]
+            block = block[~(box_iou(boxes[block], boxes[kept]) > self.nms_thresh).any(dim=1)]
+            kept = torch.cat([kept, block[nms(boxes[block], losses[block].to(boxes.dtype), self.nms_thresh)]])
             chosen, is_final = self._choose(kept, rest, is_positive)
             if is_final or len(rest) == 0:
                 return chosen
-            num_examined *= 4
 
     def _choose(self, kept, rest, is_positive):
         """Choose from ``kept`` (hardest first), and say whether those of ``rest``, which are easier, can matter."""

@@ -31,6 +31,10 @@ def build_classification_loss(cfg):
 
     Raises:
         KeyError: no loss of that name is registered.
-        ValueError: a parameter of the loss is out of its range.
+        ValueError: a parameter of the loss is out of its range, or not a number.
     """
-    return CLASSIFICATION_LOSS_REGISTRY.get(cfg.MODEL.RETINANET.CLS_LOSS)(cfg)
+    build = CLASSIFICATION_LOSS_REGISTRY.get(cfg.MODEL.RETINANET.CLS_LOSS)
+    try:
+        return build(cfg)
+    except TypeError as error:  # the configuration system lets null stand for a number
+        raise ValueError(f"MODEL.RETINANET.CLS_LOSS {cfg.MODEL.RETINANET.CLS_LOSS}: {error}") from error

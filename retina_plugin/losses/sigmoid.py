@@ -36,7 +36,7 @@ def balance(loss, is_class, alpha):
         loss: (V, K).
         is_class: bool (V, K), of :func:`signed_logits`.
         alpha: weight of the positive class, in [0, 1]: a number, or K of them (a sequence or a tensor). None: off,
-            every weight is 1.
+            every weight is 1. It does not change the precision of the loss.
 
     Raises:
         ValueError: a weight outside [0, 1] (not checked in a tensor), or not K of them.
@@ -45,32 +45,40 @@ def balance(loss, is_class, alpha):
         return loss
     if not isinstance(alpha, torch.Tensor):
         check_alpha(alpha)
-        if not isinstance(alpha, numbers.Real):
-            alpha = torch.tensor(alpha, dtype=loss.dtype, device=loss.device)
-    if isinstance(alpha, torch.Tensor) and alpha.shape not in ((), loss.shape[-1:]):
-        raise ValueError(f"alpha has shape {tuple(alpha.shape)}: give one number, or one for each of {loss.shape[-1]}")
+    if not isinstance(alpha, numbers.Real):
+        alpha = torch.as_tensor(alpha, dtype=loss.dtype, device=loss.device)
+        if alpha.shape not in ((), loss.shape[-1:]):
+            raise ValueError(
+                f"alpha has shape {tuple(alpha.shape)}: give one number, or one for each of {loss.shape[-1]} classes"
+            )
     return torch.where(is_class, alpha * loss, (1 - alpha) * loss)
 
 
 def check_alpha(alpha):
-    """Raise ``ValueError`` unless alpha is None, a number in [0, 1] or a sequence of such numbers."""
-    weights = () if alpha is None else (alpha,) if isinstance(alpha, numbers.Real) else alpha
+    """Raise ``ValueError`` unless alpha is None, a number in [0, 1] or a sequence or tensor of such numbers."""
+    if alpha is None:
+        return
+    weights = torch.as_tensor(alpha, dtype=torch.float64, device="cpu").flatten().tolist()
     wrong = [weight for weight in weights if not 0 <= weight <= 1]
     if wrong:
-        raise ValueError(f"alpha weighs the positive class and lies in [0, 1], got {', '.join(map(str, wrong))}")
+        raise ValueError(
+            f"alpha weighs the positive class and lies in [0, 1], got {', '.join(map(str, wrong))} "
+            "(off is None, and -1.0 in a configuration)"
+        )
 
 
 def check_gamma(gamma):
-    """Raise ``ValueError`` unless gamma is a finite number >= 0."""
+    """Raise ``ValueError`` unless focal loss's gamma is a finite number >= 0."""
     if not 0 <= gamma < float("inf"):
-        raise ValueError(f"gamma must be a finite number >= 0, got {gamma}")
+        raise ValueError(f"focal loss: gamma must be a finite number >= 0, got {gamma}")
 
 
 def alpha_from_config(cfg):
     """The weight of the positive class that a configuration asks for.
 
     ``MODEL.RETINANET.FOCAL_LOSS_ALPHA_PER_CLASS`` has K numbers, or is empty: then the one number
-    ``FOCAL_LOSS_ALPHA`` holds for every class. There, -1 is Detectron2's way to say "off"; null says so as well.
+    ``FOCAL_LOSS_ALPHA`` holds for every class. There, -1.0 is Detectron2's way to say "off", and YAML's null says
+    so as well.
 
     Returns:
         None (off), a number, or a list of K numbers.
@@ -110,7 +118,7 @@ class LossOverLevels(nn.Module):
         if alpha is None or isinstance(alpha, numbers.Real):
             self.alpha = alpha
         else:  # a buffer, so that it lies where the logits are
-            self.register_buffer("alpha", torch.tensor(alpha), persistent=False)
+            self.register_buffer("alpha", torch.as_tensor(alpha, dtype=torch.float32), persistent=False)
 
     def forward(self, logits, labels, decode_boxes):
         return sum(self.function(x, y, alpha=self.alpha, **self.settings) for x, y in zip(logits, labels))

@@ -15,7 +15,7 @@ from retina_plugin.losses import (
     build_classification_loss,
 )
 
-# name, keys of its own away from their defaults, what it must build. B comes from 200 anchors, not all that are there.
+# name, keys of its own away from their defaults, what it must build.
 ENTRIES = [
     ("cross_entropy", {}, SigmoidCrossEntropyLoss, {}),
     ("focal", {"FOCAL_LOSS_GAMMA": 0.7}, SigmoidFocalLoss, {"gamma": 0.7}),
@@ -142,6 +142,9 @@ def test_another_number_of_alphas_than_classes_is_refused(name, alphas):
         ("ohem_1to3", "OHEM_BATCH_SIZE", 0, "batch size"),
         ("ohem", "OHEM_NMS_THRESH", 1.1, "NMS threshold"),
         ("ohem_1to3", "OHEM_NMS_THRESH", -0.1, "NMS threshold"),
+        ("focal", "FOCAL_LOSS_GAMMA", None, "CLS_LOSS focal: .*NoneType"),
+        ("focal_star", "FOCAL_STAR_GAMMA", None, "CLS_LOSS focal_star: .*NoneType"),
+        ("cross_entropy", "FOCAL_LOSS_ALPHA_PER_CLASS", [0.5, None, 0.5], "CLS_LOSS cross_entropy: .*NoneType"),
     ],
 )
 def test_parameters_out_of_range_are_refused(name, key, value, message):

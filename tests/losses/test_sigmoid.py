@@ -145,3 +145,24 @@ def test_another_number_of_alphas_than_classes_is_refused(loss, make_module, alp
             call(logits, labels)
     with pytest.raises(ValueError, match=r"alpha has shape \(3, 1\)"):
         loss(logits, labels, alpha=torch.full((3, 1), 0.5))
+
+
+ALPHAS = {
+    "list with a whole number": [0.25, 0.5, 1],
+    "tuple of whole numbers": (0, 1, 1),
+    "array": np.array([0.25, 0.5, 0.75]),
+    "double tensor": torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64),
+    "tensor of one number": torch.tensor(0.25),
+    "number of numpy": np.float64(0.25),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ALPHAS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_kind_of_alpha_leaves_the_precision_of_the_logits(kind, dtype, name, settings, loss, make_module):
+    alpha = ALPHAS[kind]
+    logits, labels = torch.randn(1, 6, 5, 2, 3, dtype=dtype), torch.randint(0, 4, (1, 6, 5, 2))
+    value, _ = closed_form(name, logits, labels, alpha=np.asarray(alpha), **settings)
+    for result in (loss(logits, labels, alpha=alpha), make_module(alpha=alpha)([logits], [labels], None)):
+        assert result.dtype == dtype and result.item() == pytest.approx(value.sum(), rel=1e-5)

@@ -82,7 +82,8 @@ class OnlineHardExampleMining(nn.Module):
         kept = rest[:0]
         while True:
             block, rest = rest[: 8 * self.batch_size], rest[8 * self.batch_size :]
-            block = block[~(box_iou(boxes[block], boxes[kept]) > self.nms_thresh).any(dim=1)]
+            for harder in kept.split(2048):  # few enough for a cache
+                block = block[~(box_iou(boxes[block], boxes[harder]) > self.nms_thresh).any(dim=1)]
             kept = torch.cat([kept, block[nms(boxes[block], losses[block].to(boxes.dtype), self.nms_thresh)]])
             chosen, is_final = self._choose(kept, rest, is_positive)
             if is_final or len(rest) == 0:

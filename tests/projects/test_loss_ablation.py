@@ -125,7 +125,7 @@ def test_report(project, tmp_path):
 
 @pytest.mark.slow
 def test_all_runs_start_from_the_backbone_alone(project, tmp_path):
-    args = argparse.Namespace(output=tmp_path, jobs=1, opts=["SOLVER.MAX_ITER", "1", "TEST.EVAL_PERIOD", "0"])
+    args = argparse.Namespace(output=tmp_path, jobs=1, opts=["SOLVER.MAX_ITER", "1", "INPUT.MIN_SIZE_TEST", "32"])
     project.ablation.make_start(args)
     assert "CLS_LOSS: cross_entropy" in (tmp_path / "start" / "config.yaml").read_text()
     trained = torch.load(tmp_path / "start" / "model_final.pth", weights_only=True)["model"]

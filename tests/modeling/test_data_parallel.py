@@ -25,7 +25,8 @@ def make_model(seed, config):
         ["MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]
         + ["MODEL.RETINANET.LOSS_NORMALIZER", "positives_global", "MODEL.PIXEL_STD", [58.0, 57.0, 57.0]]
     )
-    return build_model(cfg)
+    # In float32, the order of a sum decides now and then on which side of 0 a ReLU or an L1 error lies.
+    return build_model(cfg).double()
 
 
 def make_image(seed, index):
@@ -59,4 +60,4 @@ def test_two_processes_give_the_gradients_of_one(tmp_path, seed, request):
         ours = torch.load(tmp_path / f"{rank}.pth")
         assert set(ours) == set(expected)
         for name, gradient in expected.items():
-            assert (ours[name] - gradient).abs().max() <= 1e-5 * gradient.abs().max(), name
+            assert (ours[name] - gradient).abs().max() <= 1e-9 * gradient.abs().max(), name

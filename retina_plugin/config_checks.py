@@ -133,7 +133,9 @@ def _name_problems(cfg):
 def _model_problems(cfg):
     if not builds_focal_retinanet(cfg):
         return
-    default = dict(flatten(get_cfg()))
+    default = get_cfg()
+    add_retina_config(default)
+    default = dict(flatten(default))
     for key, value in flatten(cfg):
         of_rcnn = key.startswith(_RCNN_NODES) or key in _RCNN_SWITCHES
         if of_rcnn and key in default and _as_lists(value) != _as_lists(default[key]):
@@ -143,7 +145,7 @@ def _model_problems(cfg):
     if cfg.MODEL.RETINANET.NUM_CLASSES < 1:
         yield f"MODEL.RETINANET.NUM_CLASSES is {cfg.MODEL.RETINANET.NUM_CLASSES}; a detector needs at least 1"
 
-    yield from _loss_key_problems(cfg)
+    yield from _loss_key_problems(cfg, default)
 
     used = list(cfg.MODEL.RETINANET.IN_FEATURES)
     if not used:
@@ -171,14 +173,13 @@ def _model_problems(cfg):
             )
 
 
-def _loss_key_problems(cfg):
-    chosen, default = cfg.MODEL.RETINANET.CLS_LOSS, get_cfg()
-    add_retina_config(default)
+def _loss_key_problems(cfg, default):
+    chosen = cfg.MODEL.RETINANET.CLS_LOSS
     if chosen not in ("focal", "cross_entropy", *itertools.chain(*_LOSS_KEYS.values())):
         return  # somebody else's loss may read any key
     for key, readers in _LOSS_KEYS.items():
         value = cfg.MODEL.RETINANET[key]
-        if chosen not in readers and value != default.MODEL.RETINANET[key]:
+        if chosen not in readers and value != default[f"MODEL.RETINANET.{key}"]:
             yield (
                 f"MODEL.RETINANET.{key} is set to {value}, but MODEL.RETINANET.CLS_LOSS {chosen} does not read it. "
                 f"Did you mean MODEL.RETINANET.CLS_LOSS {readers[0]}?"

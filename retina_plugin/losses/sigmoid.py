@@ -58,7 +58,10 @@ def check_alpha(alpha):
     """Raise ``ValueError`` unless alpha is None, a number in [0, 1] or a sequence or tensor of such numbers."""
     if alpha is None:
         return
-    weights = torch.as_tensor(alpha, dtype=torch.float64, device="cpu").flatten().tolist()
+    if isinstance(alpha, numbers.Real):  # at every step: no tensor for it
+        weights = [alpha]
+    else:
+        weights = torch.as_tensor(alpha, dtype=torch.float64, device="cpu").flatten().tolist()
     wrong = [weight for weight in weights if not 0 <= weight <= 1]
     if wrong:
         raise ValueError(

@@ -58,8 +58,8 @@ class BoxRegressionLoss(nn.Module):
         return IOU_LOSSES[self.loss_type](self.decode(deltas, anchors), gt_boxes, reduction="sum")
 
     def decode(self, deltas, anchors):
-        """Boxes (..., 4), XYXY in pixels, from deltas (..., 4) and anchors (..., 4) of the same shape."""
-        deltas, anchors = deltas.to(anchors.dtype), anchors.reshape(deltas.shape)
+        """Boxes (..., 4), XYXY in pixels, from deltas (..., 4) and anchors of a shape that expands to theirs."""
+        deltas, anchors = deltas.to(anchors.dtype), anchors.expand(deltas.shape)
         return self.box2box_transform.apply_deltas(deltas.reshape(-1, 4), anchors.reshape(-1, 4)).view(deltas.shape)
 
     def extra_repr(self):

@@ -202,8 +202,7 @@ class FocalRetinaNet(DenseDetector):
 
     @torch.no_grad()
     def _decode_boxes(self, anchors, deltas):
-        decode = self.box_regression_loss.decode
-        return [decode(d.flatten(1, 3), a.tensor.expand(len(d), -1, 4)).view(d.shape) for a, d in zip(anchors, deltas)]
+        return [self.box_regression_loss.decode(d, a.tensor.view(d.shape[1:])) for a, d in zip(anchors, deltas)]
 
     def _check_ground_truth(self, batched_inputs):
         # Before anything moves to the GPU: there, a class that does not exist is an assertion without a name.

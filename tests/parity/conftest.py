@@ -1,6 +1,5 @@
 """Pairs of this plugin's detector and Detectron2's own RetinaNet with the same configuration and weights."""
 
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -12,31 +11,20 @@ from detectron2.structures import Boxes, Instances
 
 from retina_plugin import add_retina_config, merge_config
 
+from ..deviations import Deviations
+
 CONFIGS = Path(__file__).parents[2] / "configs"
-_DEVIATIONS = defaultdict(float)
+_DEVIATIONS = Deviations()
 
 
 def pytest_terminal_summary(terminalreporter):
-    if _DEVIATIONS:
-        terminalreporter.section("largest deviations from Detectron2's own RetinaNet")
-        for quantity, value in sorted(_DEVIATIONS.items()):
-            terminalreporter.write_line(f"{quantity:60s} {value:.2e}")
+    _DEVIATIONS.report(terminalreporter, "largest deviations from Detectron2's own RetinaNet")
 
 
 @pytest.fixture
 def assert_close():
     """assert_close(quantity, ours, theirs, tolerance): largest difference over largest magnitude; recorded."""
-
-    def check(quantity, ours, theirs, tolerance):
-        ours, theirs = torch.as_tensor(ours).double(), torch.as_tensor(theirs).double()
-        assert ours.shape == theirs.shape, quantity
-        assert torch.isfinite(ours).all() and torch.isfinite(theirs).all(), quantity
-        if ours.numel():
-            deviation = ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12)).item()
-            _DEVIATIONS[quantity] = max(_DEVIATIONS[quantity], deviation)
-            assert deviation <= tolerance, f"{quantity}: {deviation:.2e} > {tolerance:.0e}"
-
-    return check
+    return _DEVIATIONS.check
 
 
 def make_config(name, *opts):

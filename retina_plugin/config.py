@@ -42,6 +42,9 @@ def add_retina_config(cfg):
     retinanet.OHEM_NMS_THRESH = 0.5
     # Hinge loss: the p_t above which it is zero.
     retinanet.HINGE_MARGIN = 0.5
+    # Whether focal, focal_star and cross_entropy are computed in one pass over the logits
+    # (retina_plugin.losses.kernels), or from their formula and autograd. The numbers are the same up to rounding.
+    retinanet.FUSED_LOSS = True
     # What both losses are divided by: "ema" (moving average of this process's positive anchors, as
     # Detectron2), "positives" (this process's, as the paper), "positives_global" (mean over all processes).
     retinanet.LOSS_NORMALIZER = "ema"

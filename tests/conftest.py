@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-import retina_plugin  # noqa: F401  makes Detectron2 importable before a test imports it
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: its kernels run on the CPU, in numpy
+
+import retina_plugin  # noqa: E402, F401  makes Detectron2 importable before a test imports it
 
 SEED = int(os.environ.get("RETINA_TEST_SEED", int.from_bytes(os.urandom(3), "big")))
 

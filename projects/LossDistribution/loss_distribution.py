@@ -34,6 +34,7 @@ from tqdm import tqdm
 
 from retina_plugin.config_checks import builds_focal_retinanet, check_class_count
 from retina_plugin.engine import load_config
+from retina_plugin.losses.focal import pointwise_focal
 from retina_plugin.losses.sigmoid import signed_logits
 from retina_plugin.modeling.head import per_anchor
 
@@ -67,16 +68,6 @@ class Reservoir:
         return self._slots[: self.seen]
 
 
-def focal_loss(x_t, gamma):
-    """FL of each example, without alpha (equation 4), in float64.
-
-    Args:
-        x_t: (n,); p_t = sigmoid(x_t) itself would round to 1 for easy examples, and their loss to 0.
-    """
-    x_t = np.asarray(x_t, dtype=np.float64)
-    return np.logaddexp(0, -x_t) * np.exp(-gamma * np.logaddexp(0, x_t))
-
-
 def cumulative_loss(x_t, gamma):
     """The share of the total loss that the i easiest of n examples have, for i = 0..n.
 
@@ -86,7 +77,9 @@ def cumulative_loss(x_t, gamma):
     Returns:
         float64 (n + 1,), from 0 to 1.
     """
-    loss = focal_loss(np.sort(x_t)[::-1], gamma)  # the loss falls with x_t, whatever gamma is
+    # The loss falls with x_t, whatever gamma is. From p_t = sigmoid(x_t) in float32, that of easy examples would be 0.
+    easiest_first = torch.from_numpy(np.sort(x_t)[::-1].astype(np.float64))
+    loss = pointwise_focal(easiest_first, gamma).numpy()
     cumulative = np.concatenate([[0.0], np.cumsum(loss)])
     return cumulative / cumulative[-1]
 

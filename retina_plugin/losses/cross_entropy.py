@@ -2,11 +2,18 @@
 
 from torch.nn import functional as F
 
+from retina_plugin.losses.kernels import SigmoidCurve
+from retina_plugin.losses.over_levels import BinaryLoss, LossOverLevels, sum_over_levels
 from retina_plugin.losses.registry import CLASSIFICATION_LOSS_REGISTRY
-from retina_plugin.losses.sigmoid import LossOverLevels, alpha_from_config, balance, signed_logits
+from retina_plugin.losses.sigmoid import alpha_from_config
 
 
-def sigmoid_cross_entropy_loss(logits, labels, *, alpha=None):
+def pointwise_cross_entropy(x_t):
+    """CE of each element of x_t, without alpha (equation 1)."""
+    return -F.logsigmoid(x_t)
+
+
+def sigmoid_cross_entropy_loss(logits, labels, *, alpha=None, fused=True):
     r"""Sum of the cross entropy over anchors and classes.
 
     .. math:: CE(p_t) = -\alpha_t \log(p_t)
@@ -17,6 +24,8 @@ def sigmoid_cross_entropy_loss(logits, labels, *, alpha=None):
             the value and to the gradient).
         alpha: weight of the positive class, in [0, 1], one number or one for each class; negatives weigh
             1 - alpha. None: no weighting, the plain cross entropy.
+        fused: one pass over the logits for value and gradient (:mod:`retina_plugin.losses.kernels`), where the
+            device has a kernel. False: the formula as it stands here, and autograd.
 
     Returns:
         0-dim tensor, float32 (float64 for float64 logits).
@@ -24,17 +33,19 @@ def sigmoid_cross_entropy_loss(logits, labels, *, alpha=None):
     Raises:
         ValueError: alpha outside [0, 1] or not K of them.
     """
-    x_t, is_class = signed_logits(logits, labels)
-    return balance(-F.logsigmoid(x_t), is_class, alpha).sum()
+    return sum_over_levels(_CROSS_ENTROPY, [logits], [labels], alpha=alpha, fused=fused)
 
 
 class SigmoidCrossEntropyLoss(LossOverLevels):
     """:func:`sigmoid_cross_entropy_loss` summed over levels."""
 
-    def __init__(self, *, alpha=None):
-        super().__init__(sigmoid_cross_entropy_loss, alpha=alpha)
+    def __init__(self, *, alpha=None, fused=True):
+        super().__init__(_CROSS_ENTROPY, alpha=alpha, fused=fused)
+
+
+_CROSS_ENTROPY = BinaryLoss(pointwise_cross_entropy, curve=SigmoidCurve())
 
 
 @CLASSIFICATION_LOSS_REGISTRY.register()
 def cross_entropy(cfg):
-    return SigmoidCrossEntropyLoss(alpha=alpha_from_config(cfg))
+    return SigmoidCrossEntropyLoss(alpha=alpha_from_config(cfg), fused=cfg.MODEL.RETINANET.FUSED_LOSS)

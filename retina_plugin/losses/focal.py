@@ -3,18 +3,27 @@
 import torch
 from torch.nn import functional as F
 
+from retina_plugin.losses.kernels import SigmoidCurve
+from retina_plugin.losses.over_levels import BinaryLoss, LossOverLevels, sum_over_levels
 from retina_plugin.losses.registry import CLASSIFICATION_LOSS_REGISTRY
-from retina_plugin.losses.sigmoid import LossOverLevels, alpha_from_config, balance, check_gamma, signed_logits
+from retina_plugin.losses.sigmoid import alpha_from_config
 
 
-def sigmoid_focal_loss(logits, labels, *, alpha=0.25, gamma=2.0):
+def pointwise_focal(x_t, gamma):
+    """FL of each element of x_t, without alpha (equation 4).
+
+    With p_t = sigmoid(x_t), 1 - p_t is sigmoid(-x_t). Both factors are computed from log-sigmoids, so that value and
+    gradient are finite for every finite x_t and every gamma >= 0.
+    """
+    return -F.logsigmoid(x_t) * torch.exp(gamma * F.logsigmoid(-x_t))
+
+
+def sigmoid_focal_loss(logits, labels, *, alpha=0.25, gamma=2.0, fused=True):
     r"""Sum of the alpha-balanced focal loss over anchors and classes.
 
     .. math:: FL(p_t) = -\alpha_t (1 - p_t)^\gamma \log(p_t)
 
-    With x_t = x for the anchor's own class and -x for the K-1 others, p_t = sigmoid(x_t) and
-    1 - p_t = sigmoid(-x_t). Both factors are computed from log-sigmoids, so that value and gradient are
-    finite for every finite logit and every gamma >= 0.
+    p_t = sigmoid(x_t), with x_t = x for the anchor's own class and -x for the K-1 others.
 
     Args:
         logits: float tensor (..., K), K classes. Half precision is computed in float32.
@@ -23,6 +32,8 @@ def sigmoid_focal_loss(logits, labels, *, alpha=0.25, gamma=2.0):
         alpha: weight of the positive class, in [0, 1], one number or one for each class; negatives weigh
             1 - alpha. None: no weighting.
         gamma: focusing parameter, >= 0; 0 is the (alpha-balanced) cross entropy.
+        fused: one pass over the logits for value and gradient (:mod:`retina_plugin.losses.kernels`), where the
+            device has a kernel. False: the formula as it stands here, and autograd.
 
     Returns:
         0-dim tensor, float32 (float64 for float64 logits).
@@ -30,20 +41,26 @@ def sigmoid_focal_loss(logits, labels, *, alpha=0.25, gamma=2.0):
     Raises:
         ValueError: alpha outside [0, 1] or not K of them, gamma below 0 or not finite.
     """
-    check_gamma(gamma)
-    x_t, is_class = signed_logits(logits, labels)
-    loss = -F.logsigmoid(x_t) * torch.exp(gamma * F.logsigmoid(-x_t))
-    return balance(loss, is_class, alpha).sum()
+    return sum_over_levels(_focal(gamma), [logits], [labels], alpha=alpha, fused=fused)
 
 
 class SigmoidFocalLoss(LossOverLevels):
     """:func:`sigmoid_focal_loss` summed over levels."""
 
-    def __init__(self, *, alpha=0.25, gamma=2.0):
-        check_gamma(gamma)
-        super().__init__(sigmoid_focal_loss, alpha=alpha, gamma=gamma)
+    def __init__(self, *, alpha=0.25, gamma=2.0, fused=True):
+        super().__init__(_focal(gamma), alpha=alpha, fused=fused)
+
+
+def _focal(gamma):
+    if not 0 <= gamma < float("inf"):
+        raise ValueError(f"focal loss: gamma must be a finite number >= 0, got {gamma}")
+    return BinaryLoss(pointwise_focal, {"gamma": gamma}, SigmoidCurve(gamma=gamma))
 
 
 @CLASSIFICATION_LOSS_REGISTRY.register()
 def focal(cfg):
-    return SigmoidFocalLoss(alpha=alpha_from_config(cfg), gamma=cfg.MODEL.RETINANET.FOCAL_LOSS_GAMMA)
+    return SigmoidFocalLoss(
+        alpha=alpha_from_config(cfg),
+        gamma=cfg.MODEL.RETINANET.FOCAL_LOSS_GAMMA,
+        fused=cfg.MODEL.RETINANET.FUSED_LOSS,
+    )

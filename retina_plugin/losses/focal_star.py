@@ -2,11 +2,18 @@
 
 from torch.nn import functional as F
 
+from retina_plugin.losses.kernels import SigmoidCurve
+from retina_plugin.losses.over_levels import BinaryLoss, LossOverLevels, sum_over_levels
 from retina_plugin.losses.registry import CLASSIFICATION_LOSS_REGISTRY
-from retina_plugin.losses.sigmoid import LossOverLevels, alpha_from_config, balance, signed_logits
+from retina_plugin.losses.sigmoid import alpha_from_config
 
 
-def sigmoid_focal_star_loss(logits, labels, *, alpha=None, gamma=2.0, beta=1.0):
+def pointwise_focal_star(x_t, gamma, beta):
+    """FL* of each element of x_t, without alpha (equations 8 and 9)."""
+    return -F.logsigmoid(gamma * x_t + beta) / gamma
+
+
+def sigmoid_focal_star_loss(logits, labels, *, alpha=None, gamma=2.0, beta=1.0, fused=True):
     r"""Sum of FL* over anchors and classes: the cross entropy of a steeper, shifted sigmoid.
 
     .. math:: FL^*(p_t) = -\alpha_t \log(p^*_t) / \gamma, \quad p^*_t = \sigma(\gamma x_t + \beta)
@@ -21,6 +28,8 @@ def sigmoid_focal_star_loss(logits, labels, *, alpha=None, gamma=2.0, beta=1.0):
             1 - alpha. None: no weighting.
         gamma: steepness, > 0.
         beta: shift.
+        fused: one pass over the logits for value and gradient (:mod:`retina_plugin.losses.kernels`), where the
+            device has a kernel. False: the formula as it stands here, and autograd.
 
     Returns:
         0-dim tensor, float32 (float64 for float64 logits).
@@ -29,24 +38,23 @@ def sigmoid_focal_star_loss(logits, labels, *, alpha=None, gamma=2.0, beta=1.0):
         ValueError: alpha outside [0, 1] or not K of them, gamma not above 0 (the value has no limit there), beta
             not finite.
     """
-    _check(gamma, beta)
-    x_t, is_class = signed_logits(logits, labels)
-    return balance(-F.logsigmoid(gamma * x_t + beta) / gamma, is_class, alpha).sum()
+    return sum_over_levels(_focal_star(gamma, beta), [logits], [labels], alpha=alpha, fused=fused)
 
 
 class SigmoidFocalStarLoss(LossOverLevels):
     """:func:`sigmoid_focal_star_loss` summed over levels."""
 
-    def __init__(self, *, alpha=None, gamma=2.0, beta=1.0):
-        _check(gamma, beta)
-        super().__init__(sigmoid_focal_star_loss, alpha=alpha, gamma=gamma, beta=beta)
+    def __init__(self, *, alpha=None, gamma=2.0, beta=1.0, fused=True):
+        super().__init__(_focal_star(gamma, beta), alpha=alpha, fused=fused)
 
 
-def _check(gamma, beta):
+def _focal_star(gamma, beta):
     if not 0 < gamma < float("inf"):
         raise ValueError(f"FL*: gamma must be a finite number > 0, got {gamma}")
     if not abs(beta) < float("inf"):
         raise ValueError(f"FL*: beta must be a finite number, got {beta}")
+    curve = SigmoidCurve(steepness=gamma, shift=beta)
+    return BinaryLoss(pointwise_focal_star, {"gamma": gamma, "beta": beta}, curve)
 
 
 @CLASSIFICATION_LOSS_REGISTRY.register()
@@ -55,4 +63,5 @@ def focal_star(cfg):
         alpha=alpha_from_config(cfg),
         gamma=cfg.MODEL.RETINANET.FOCAL_STAR_GAMMA,
         beta=cfg.MODEL.RETINANET.FOCAL_STAR_BETA,
+        fused=cfg.MODEL.RETINANET.FUSED_LOSS,
     )

@@ -1,7 +1,13 @@
 """Hinge loss on p_t, which the paper tried and gave up (Lin et al. 2017, end of section 5.1)."""
 
+from retina_plugin.losses.over_levels import BinaryLoss, LossOverLevels, sum_over_levels
 from retina_plugin.losses.registry import CLASSIFICATION_LOSS_REGISTRY
-from retina_plugin.losses.sigmoid import LossOverLevels, alpha_from_config, balance, signed_logits
+from retina_plugin.losses.sigmoid import alpha_from_config
+
+
+def pointwise_hinge(x_t, margin):
+    """Hinge loss of each element of x_t, without alpha."""
+    return (margin - x_t.sigmoid()).clamp(min=0)
 
 
 def sigmoid_hinge_loss(logits, labels, *, alpha=None, margin=0.5):
@@ -26,22 +32,20 @@ def sigmoid_hinge_loss(logits, labels, *, alpha=None, margin=0.5):
     Raises:
         ValueError: alpha outside [0, 1] or not K of them, margin outside (0, 1].
     """
-    _check(margin)
-    x_t, is_class = signed_logits(logits, labels)
-    return balance((margin - x_t.sigmoid()).clamp(min=0), is_class, alpha).sum()
+    return sum_over_levels(_hinge(margin), [logits], [labels], alpha=alpha, fused=False)
 
 
 class SigmoidHingeLoss(LossOverLevels):
     """:func:`sigmoid_hinge_loss` summed over levels."""
 
     def __init__(self, *, alpha=None, margin=0.5):
-        _check(margin)
-        super().__init__(sigmoid_hinge_loss, alpha=alpha, margin=margin)
+        super().__init__(_hinge(margin), alpha=alpha, fused=False)
 
 
-def _check(margin):
+def _hinge(margin):
     if not 0 < margin <= 1:
         raise ValueError(f"hinge loss: the margin on p_t lies in (0, 1], got {margin}")
+    return BinaryLoss(pointwise_hinge, {"margin": margin})
 
 
 @CLASSIFICATION_LOSS_REGISTRY.register()

@@ -5,10 +5,9 @@ The only loss here that looks at boxes: of two anchors that predict nearly the s
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torchvision.ops import box_iou, nms
 
-from retina_plugin.losses.cross_entropy import SigmoidCrossEntropyLoss
+from retina_plugin.losses.cross_entropy import SigmoidCrossEntropyLoss, pointwise_cross_entropy
 from retina_plugin.losses.registry import CLASSIFICATION_LOSS_REGISTRY
 from retina_plugin.losses.sigmoid import alpha_from_config, balance, signed_logits
 
@@ -25,7 +24,7 @@ class OnlineHardExampleMining(nn.Module):
     def __init__(self, *, alpha=None, batch_size=128, nms_thresh=0.5, one_to_three=False):
         """
         Args:
-            alpha: see :func:`retina_plugin.losses.sigmoid.balance`; it weighs the score as well.
+            alpha: see :func:`retina_plugin.losses.sigmoid.alpha_weights`; it weighs the score as well.
             batch_size: anchors that an image keeps, at least 4.
             nms_thresh: IoU above which the anchor with the lower loss goes, in [0, 1]; 1 keeps all.
             one_to_three: keep positives and negatives 1 to 3.
@@ -40,13 +39,14 @@ class OnlineHardExampleMining(nn.Module):
             )
         if not 0 <= nms_thresh <= 1:
             raise ValueError(f"OHEM: the NMS threshold is an IoU in [0, 1], got {nms_thresh}")
-        self.cross_entropy = SigmoidCrossEntropyLoss(alpha=alpha)
+        # A few hundred anchors are mined of 200,000: a pass over all logits would not pay.
+        self.cross_entropy = SigmoidCrossEntropyLoss(alpha=alpha, fused=False)
         self.batch_size = batch_size
         self.nms_thresh = nms_thresh
         self.one_to_three = one_to_three
 
-    def forward(self, logits, labels, decode_boxes):
-        return self.cross_entropy(logits, self.mine(logits, labels, decode_boxes), decode_boxes)
+    def forward(self, logits, labels, decode_boxes, normalizer=1.0):
+        return self.cross_entropy(logits, self.mine(logits, labels, decode_boxes), decode_boxes, normalizer)
 
     @torch.no_grad()
     def mine(self, logits, labels, decode_boxes):
@@ -73,7 +73,7 @@ class OnlineHardExampleMining(nn.Module):
 
     def _loss_of_anchors(self, logits, labels):
         x_t, is_class = signed_logits(logits, labels)
-        return balance(-F.logsigmoid(x_t), is_class, self.cross_entropy.alpha).sum(dim=1)
+        return balance(pointwise_cross_entropy(x_t), is_class, self.cross_entropy.alpha).sum(dim=1)
 
     def _hardest(self, losses, boxes, is_positive):
         # Greedy suppression, block by block from the hardest on: what it keeps does not depend on easier anchors, so

@@ -3,7 +3,7 @@
 An entry is a function ``f(cfg) -> nn.Module``, registered under the name that
 ``MODEL.RETINANET.CLS_LOSS`` selects. The module is called once for all levels:
 
-    loss = module(logits, labels, decode_boxes)
+    loss = module(logits, labels, decode_boxes, normalizer)
 
 ================  ================================================================================
 ``logits``        list of L float tensors, (N, Hl, Wl, A, K): views of the head's output, in
@@ -14,8 +14,10 @@ An entry is a function ``f(cfg) -> nn.Module``, registered under the name that
 ``decode_boxes``  function without arguments, for losses that look at boxes; the others pay
                   nothing for it. Returns a list of L float32 tensors, (N, Hl, Wl, A, 4): the
                   predicted boxes, XYXY in pixels, without gradient.
-``loss``          0-dim float32 tensor: the sum over images, anchors and classes. The model
-                  divides it by its normaliser.
+``normalizer``    0-dim float32 tensor > 0, without gradient; see
+                  :class:`retina_plugin.losses.LossNormalizer`.
+``loss``          0-dim float32 tensor: the sum over images, anchors and classes, divided by
+                  ``normalizer``.
 ================  ================================================================================
 
 N images, L levels, A anchors a cell, K classes.

@@ -1,4 +1,4 @@
-"""What every loss on sigmoid outputs shares: x_t, the weight alpha, the sum over levels (section 3).
+"""What every loss on sigmoid outputs shares: x_t and the weight alpha (section 3).
 
 A class is one binary problem, and an anchor answers K of them; the paper's classifier has no softmax over classes and
 no background class, and neither has any loss here.
@@ -7,7 +7,6 @@ no background class, and neither has any loss here.
 import numbers
 
 import torch
-from torch import nn
 
 
 def signed_logits(logits, labels):
@@ -35,23 +34,45 @@ def balance(loss, is_class, alpha):
     Args:
         loss: (V, K).
         is_class: bool (V, K), of :func:`signed_logits`.
+        alpha: see :func:`alpha_weights`.
+
+    Raises:
+        ValueError: see :func:`alpha_weights`.
+    """
+    if alpha is None:
+        return loss
+    positive, negative = alpha_weights(alpha, loss)
+    return torch.where(is_class, positive * loss, negative * loss)
+
+
+def alpha_weights(alpha, like):
+    """What positives and negatives weigh: alpha and 1 - alpha (section 3.1).
+
+    Args:
         alpha: weight of the positive class, in [0, 1]: a number, or K of them (a sequence or a tensor). None: off,
-            every weight is 1. It does not change the precision of the loss.
+            every weight is 1.
+        like: float tensor (..., K) whose precision (float32 at least) and device weights of K classes take.
+
+    Returns:
+        Two numbers, or two tensors (K,).
 
     Raises:
         ValueError: a weight outside [0, 1] (not checked in a tensor), or not K of them.
     """
     if alpha is None:
-        return loss
+        return 1.0, 1.0
     if not isinstance(alpha, torch.Tensor):
         check_alpha(alpha)
-    if not isinstance(alpha, numbers.Real):
-        alpha = torch.as_tensor(alpha, dtype=loss.dtype, device=loss.device)
-        if alpha.shape not in ((), loss.shape[-1:]):
-            raise ValueError(
-                f"alpha has shape {tuple(alpha.shape)}: give one number, or one for each of {loss.shape[-1]} classes"
-            )
-    return torch.where(is_class, alpha * loss, (1 - alpha) * loss)
+    if isinstance(alpha, numbers.Real):
+        return float(alpha), 1.0 - float(alpha)
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    alpha = torch.as_tensor(alpha, dtype=dtype, device=like.device)
+    if alpha.shape not in ((), like.shape[-1:]):
+        raise ValueError(
+            f"alpha has shape {tuple(alpha.shape)}: give one number, or one for each of {like.shape[-1]} classes"
+        )
+    alpha = alpha.expand(like.shape[-1]).contiguous()
+    return alpha, 1 - alpha
 
 
 def check_alpha(alpha):
@@ -68,12 +89,6 @@ def check_alpha(alpha):
             f"alpha weighs the positive class and lies in [0, 1], got {', '.join(map(str, wrong))} "
             "(off is None, and -1.0 in a configuration)"
         )
-
-
-def check_gamma(gamma):
-    """Raise ``ValueError`` unless focal loss's gamma is a finite number >= 0."""
-    if not 0 <= gamma < float("inf"):
-        raise ValueError(f"focal loss: gamma must be a finite number >= 0, got {gamma}")
 
 
 def alpha_from_config(cfg):
@@ -99,33 +114,3 @@ def alpha_from_config(cfg):
             "order, or none"
         )
     return list(per_class)
-
-
-class LossOverLevels(nn.Module):
-    """Sums a plain loss function over levels; see :mod:`retina_plugin.losses.registry`."""
-
-    def __init__(self, function, *, alpha, **settings):
-        """
-        Args:
-            function: ``f(logits, labels, *, alpha, **settings) -> 0-dim sum``.
-            alpha: see :func:`balance`.
-            settings: its other parameters.
-
-        Raises:
-            ValueError: alpha out of range.
-        """
-        super().__init__()
-        check_alpha(alpha)
-        self.function = function
-        self.settings = settings
-        if alpha is None or isinstance(alpha, numbers.Real):
-            self.alpha = alpha
-        else:  # a buffer, so that it lies where the logits are
-            self.register_buffer("alpha", torch.as_tensor(alpha, dtype=torch.float32), persistent=False)
-
-    def forward(self, logits, labels, decode_boxes):
-        return sum(self.function(x, y, alpha=self.alpha, **self.settings) for x, y in zip(logits, labels))
-
-    def extra_repr(self):
-        alpha = self.alpha.tolist() if isinstance(self.alpha, torch.Tensor) else self.alpha
-        return ", ".join(f"{name}={value}" for name, value in {"alpha": alpha, **self.settings}.items())

@@ -192,13 +192,14 @@ class FocalRetinaNet(DenseDetector):
         get_event_storage().put_scalar("num_pos_anchors", num_positives / len(gt_labels))
         normalizer = self.loss_normalizer(num_positives)
 
-        loss_cls = self.classification_loss(logits, labels_by_level, partial(self._decode_boxes, anchors, deltas))
+        decode_boxes = partial(self._decode_boxes, anchors, deltas)
+        loss_cls = self.classification_loss(logits, labels_by_level, decode_boxes, normalizer)
         loss_box_reg = self.box_regression_loss(
             torch.cat([x.flatten(1, 3) for x in deltas], dim=1)[positive],
             Boxes.cat(anchors).tensor.expand_as(gt_boxes)[positive],
             gt_boxes[positive],
         )
-        return {"loss_cls": loss_cls / normalizer, "loss_box_reg": loss_box_reg / normalizer}
+        return {"loss_cls": loss_cls, "loss_box_reg": loss_box_reg / normalizer}
 
     @torch.no_grad()
     def _decode_boxes(self, anchors, deltas):

@@ -1,10 +1,9 @@
 """The figures of the paper about losses (Lin et al. 2017: figure 1, and 5 to 7 of appendix A).
 
-Every point is a call of a loss of :mod:`retina_plugin.losses` on one logit, in float64, and every derivative is
-autograd's: the figures show what trains.
+Every curve is the formula of a loss of :mod:`retina_plugin.losses`, in float64, and every derivative is autograd's: the
+figures show what trains.
 """
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from retina_plugin.losses import sigmoid_cross_entropy_loss, sigmoid_focal_loss, sigmoid_focal_star_loss
+from retina_plugin.losses import SigmoidCrossEntropyLoss, SigmoidFocalLoss, SigmoidFocalStarLoss
 
 # Colours of Okabe and Ito, and a purple of Tol's: apart for colour-blind readers. The dashes keep them apart in grey.
 _INK = "#222222"
@@ -59,10 +58,10 @@ _STYLES = ["default", _STYLE]  # over matplotlib's own, whatever the reader's ma
 
 _X_T = np.linspace(-5, 5, 201)
 _CURVES = {
-    "CE": (sigmoid_cross_entropy_loss, _CE_LINE),
-    r"FL, $\gamma=2$": (partial(sigmoid_focal_loss, alpha=None, gamma=2.0), _FL_LINE),
-    r"FL*, $\gamma=2$, $\beta=1$": (partial(sigmoid_focal_star_loss, gamma=2.0, beta=1.0), _ORANGE_LINE),
-    r"FL*, $\gamma=4$, $\beta=0$": (partial(sigmoid_focal_star_loss, gamma=4.0, beta=0.0), _GREEN_LINE),
+    "CE": (SigmoidCrossEntropyLoss().loss, _CE_LINE),
+    r"FL, $\gamma=2$": (SigmoidFocalLoss(gamma=2.0).loss, _FL_LINE),
+    r"FL*, $\gamma=2$, $\beta=1$": (SigmoidFocalStarLoss(gamma=2.0, beta=1.0).loss, _ORANGE_LINE),
+    r"FL*, $\gamma=4$, $\beta=0$": (SigmoidFocalStarLoss(gamma=4.0, beta=0.0).loss, _GREEN_LINE),
 }
 
 EFFECTIVE_WITHIN = 0.5  # AP points below focal loss: the paper calls a setting effective above 33.5, with FL at 34.0
@@ -107,16 +106,15 @@ def loss_curve(loss, x_t):
     """A loss and its derivative with respect to x_t = y x, point by point.
 
     Args:
-        loss: ``f(logits, labels) -> 0-dim sum``.
+        loss: a :class:`retina_plugin.losses.over_levels.BinaryLoss`.
         x_t: float array (P,).
 
     Returns:
         values, derivatives: float64 arrays (P,).
     """
-    logits = torch.tensor(x_t, dtype=torch.float64, requires_grad=True)
-    own_class = torch.zeros(1, dtype=torch.int64)  # of one class: y is 1
-    values = torch.stack([loss(x.reshape(1, 1), own_class) for x in logits])
-    (derivatives,) = torch.autograd.grad(values.sum(), logits)
+    x_t = torch.tensor(x_t, dtype=torch.float64, requires_grad=True)
+    values = loss(x_t)
+    (derivatives,) = torch.autograd.grad(values.sum(), x_t)
     return values.detach().numpy(), derivatives.numpy()
 
 
@@ -128,7 +126,7 @@ def focal_loss_figure():
     p_t = 1 / (1 + np.exp(-x_t))
     lines = {0.0: _CE_LINE, 0.5: _ORANGE_LINE, 1.0: _PURPLE_LINE, 2.0: _FL_LINE, 5.0: _GREEN_LINE}
     for gamma, line in lines.items():
-        values, _ = loss_curve(partial(sigmoid_focal_loss, alpha=None, gamma=gamma), x_t)
+        values, _ = loss_curve(SigmoidFocalLoss(gamma=gamma).loss, x_t)
         axes.plot(p_t, values, label=rf"$\gamma={gamma:g}$" + (" (CE)" if gamma == 0 else ""), **line)
     axes.set(xlim=(0, 1), ylim=(0, 5), xlabel="probability of ground truth class $p_t$", ylabel="loss")
     axes.set_title("Focal loss")
@@ -206,7 +204,7 @@ def focal_star_settings_figure(focal_star_rows, focal_rows):
     norm = _ap_norm([ap - focal_ap for ap in aps if ap is not None])
     best_first = sorted(zip(aps, focal_star_rows), key=lambda pair: (pair[0] is not None, pair[0]), reverse=True)
     for i, (ap, row) in enumerate(best_first):
-        loss = partial(sigmoid_focal_star_loss, gamma=row["gamma"], beta=row["beta"])
+        loss = SigmoidFocalStarLoss(gamma=row["gamma"], beta=row["beta"]).loss
         axes.plot(
             _X_T,
             loss_curve(loss, _X_T)[0],

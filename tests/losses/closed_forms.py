@@ -1,6 +1,7 @@
 """The losses of section 3 as formulas in float64: value and derivative with respect to x_t, elementwise."""
 
 from collections import namedtuple
+from functools import partial
 
 import numpy as np
 import torch
@@ -38,6 +39,19 @@ FAMILY = {
     "focal_star": Loss(losses.sigmoid_focal_star_loss, losses.SigmoidFocalStarLoss, focal_star),
     "hinge": Loss(losses.sigmoid_hinge_loss, losses.SigmoidHingeLoss, hinge),
 }
+FUSED = ("cross_entropy", "focal", "focal_star")
+FAMILY |= {
+    f"{name}, plain": Loss(partial(loss.function, fused=False), partial(loss.module, fused=False), loss.formula)
+    for name, loss in FAMILY.items()
+    if name in FUSED
+}
+SETTINGS = {
+    "cross_entropy": [{}],
+    "focal": [{"gamma": gamma} for gamma in (0.0, 0.3, 0.5, 1.0, 2.0, 5.0)],
+    "focal_star": [{"gamma": gamma, "beta": beta} for gamma, beta in ((2.0, 1.0), (4.0, 0.0), (0.3, -1.5), (5.0, 2.0))],
+    "hinge": [{"margin": margin} for margin in (0.5, 0.05, 0.9, 1.0)],
+}
+SETTINGS |= {f"{name}, plain": SETTINGS[name] for name in FUSED}
 # One set of parameters for each loss, where the property at hand does not depend on them.
 TYPICAL = [
     ("cross_entropy", {}),
@@ -45,6 +59,7 @@ TYPICAL = [
     ("focal_star", {"gamma": 2.0, "beta": 1.0}),
     ("hinge", {"margin": 0.5}),
 ]
+TYPICAL += [(f"{name}, plain", settings) for name, settings in TYPICAL if name in FUSED]
 
 
 def closed_form(name, logits, labels, *, alpha=None, **settings):

@@ -50,7 +50,7 @@ def decode(anchors, deltas, weights):
 
 
 class RecordBoxes(nn.Module):
-    def forward(self, logits, labels, decode_boxes):
+    def forward(self, logits, labels, decode_boxes, normalizer):
         self.logits, self.labels, self.boxes = logits, labels, decode_boxes()
         return 0 * sum(x.sum() for x in logits)
 

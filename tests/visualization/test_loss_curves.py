@@ -10,7 +10,7 @@ from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from retina_plugin.losses import sigmoid_cross_entropy_loss, sigmoid_focal_loss, sigmoid_focal_star_loss
+from retina_plugin.losses import SigmoidCrossEntropyLoss, SigmoidFocalLoss, SigmoidFocalStarLoss
 from retina_plugin.visualization import loss_curves
 from retina_plugin.visualization.loss_curves import draw_loss_curves, loss_curve
 
@@ -70,9 +70,9 @@ def test_a_curve_is_the_formula_and_its_derivative_point_by_point():
     x = np.random.uniform(-10, 10, 50)
     gamma, beta = np.random.uniform(0.5, 5), np.random.uniform(-2, 2)
     for loss, formula in [
-        (sigmoid_cross_entropy_loss, ce(x)),
-        (partial(sigmoid_focal_loss, alpha=None, gamma=gamma), fl(x, gamma)),
-        (partial(sigmoid_focal_star_loss, gamma=gamma, beta=beta), fl_star(x, gamma, beta)),
+        (SigmoidCrossEntropyLoss().loss, ce(x)),
+        (SigmoidFocalLoss(gamma=gamma).loss, fl(x, gamma)),
+        (SigmoidFocalStarLoss(gamma=gamma, beta=beta).loss, fl_star(x, gamma, beta)),
     ]:
         values, derivatives = loss_curve(loss, x)
         assert values.dtype == derivatives.dtype == np.float64

@@ -3,10 +3,13 @@
 N images, L levels, A anchors a cell, Rl anchors of a level, K classes.
 """
 
+import torch
 from detectron2.config import configurable
 from detectron2.layers import batched_nms
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
+
+from retina_plugin.modeling.candidates import top_candidates, unravel
 
 
 class Postprocessor:
@@ -54,7 +57,8 @@ class Postprocessor:
         Args:
             anchors: list of L ``Boxes``, Rl anchors each.
             logits: list of L float tensors (N, Hl, Wl, A, K).
-            deltas: list of L float tensors (N, Hl, Wl, A, 4).
+            deltas: list of L float tensors (N, Hl, Wl, A, 4). Scores and boxes are computed in float32, also of
+                logits and deltas in half precision.
             image_sizes: N pairs (height, width) of the unpadded images, in pixels.
 
         Returns:
@@ -67,20 +71,18 @@ class Postprocessor:
         ]
 
     def _detect(self, anchors, logits, deltas, image_size):
-        candidates = Instances.cat([self._candidates(a, x, d, image_size) for a, x, d in zip(anchors, logits, deltas)])
-        keep = batched_nms(candidates.pred_boxes.tensor, candidates.scores, candidates.pred_classes, self.nms_thresh)
-        return candidates[keep[: self.max_detections_per_image]]
-
-    def _candidates(self, anchors, logits, deltas, image_size):
-        scores = logits.flatten(0, 2).sigmoid()  # (Rl, K)
-        anchor_idxs, classes = (scores > self.score_thresh).nonzero(as_tuple=True)
-        scores, order = scores[anchor_idxs, classes].sort(descending=True)
-        order = order[: self.topk_candidates]
-        anchor_idxs, classes = anchor_idxs[order], classes[order]
-        boxes = self.box2box_transform.apply_deltas(deltas.flatten(0, 2)[anchor_idxs], anchors.tensor[anchor_idxs])
-        return Instances(
+        levels = [self._candidates(a, x, d) for a, x, d in zip(anchors, logits, deltas)]
+        scores, classes, deltas, anchors = (torch.cat(parts) for parts in zip(*levels))
+        candidates = Instances(
             image_size,
-            pred_boxes=Boxes(boxes),
-            scores=scores[: self.topk_candidates].float(),
+            pred_boxes=Boxes(self.box2box_transform.apply_deltas(deltas, anchors)),
+            scores=scores.float(),
             pred_classes=classes,
         )
+        keep = batched_nms(candidates.pred_boxes.tensor, candidates.scores, classes, self.nms_thresh)
+        return candidates[keep[: self.max_detections_per_image]]
+
+    def _candidates(self, anchors, logits, deltas):
+        scores, index = top_candidates(logits, self.score_thresh, self.topk_candidates)
+        h, w, a, classes = unravel(index, logits.shape)
+        return scores, classes, deltas[h, w, a], anchors.tensor[index // logits.shape[-1]]

@@ -195,9 +195,7 @@ class FocalRetinaNet(DenseDetector):
         decode_boxes = partial(self._decode_boxes, anchors, deltas)
         loss_cls = self.classification_loss(logits, labels_by_level, decode_boxes, normalizer)
         loss_box_reg = self.box_regression_loss(
-            torch.cat([x.flatten(1, 3) for x in deltas], dim=1)[positive],
-            Boxes.cat(anchors).tensor.expand_as(gt_boxes)[positive],
-            gt_boxes[positive],
+            torch.cat([x.flatten(1, 3) for x in deltas], dim=1), Boxes.cat(anchors).tensor, gt_boxes, positive
         )
         return {"loss_cls": loss_cls, "loss_box_reg": loss_box_reg / normalizer}
 

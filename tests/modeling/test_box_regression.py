@@ -44,6 +44,9 @@ def iou_losses(a, b):
     }
 
 
+ALL = torch.ones(1, 50, dtype=torch.bool)
+
+
 def make_loss(loss_type, beta=0.0):
     return BoxRegressionLoss(
         box2box_transform=Box2BoxTransform(weights=WEIGHTS), loss_type=loss_type, smooth_l1_beta=beta
@@ -55,7 +58,8 @@ def test_smooth_l1(beta):
     anchors, boxes, deltas = random_boxes(50), random_boxes(50), torch.randn(50, 4) * 5
     error = np.abs(deltas.double().numpy() - encode(anchors, boxes))
     expected = np.where(error < beta, 0.5 * error**2 / beta if beta else 0, error - 0.5 * beta).sum()
-    assert make_loss("smooth_l1", beta)(deltas, anchors, boxes).item() == pytest.approx(expected, rel=1e-5)
+    loss = make_loss("smooth_l1", beta)(deltas[None], anchors, boxes[None], ALL)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("loss_type", ["giou", "diou", "ciou"])
@@ -64,20 +68,36 @@ def test_iou_losses(loss_type):
     deltas = torch.from_numpy(encode(anchors, predicted)).float()
     pairs = zip(predicted.tolist(), boxes.tolist())
     expected = sum(iou_losses(p, b)[loss_type] for p, b in pairs)
-    assert make_loss(loss_type)(deltas, anchors, boxes).item() == pytest.approx(expected, rel=1e-4)
+    loss = make_loss(loss_type)(deltas[None], anchors, boxes[None], ALL)
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("loss_type", ["smooth_l1", "giou", "diou", "ciou"])
-def test_no_positive_anchor_gives_zero_with_gradient(loss_type):
-    deltas = torch.zeros(0, 4, requires_grad=True)
-    loss = make_loss(loss_type)(deltas, torch.zeros(0, 4), torch.zeros(0, 4))
-    loss.backward()
-    assert loss.item() == 0 and loss.dtype == torch.float32
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_anchors_that_are_not_positive_add_exactly_nothing(loss_type, share):
+    """Whatever their deltas and boxes are; also if there are no others, and with a gradient of zeros."""
+    loss = make_loss(loss_type)
+    anchors, boxes = random_boxes(50), torch.stack([random_boxes(50), random_boxes(50)])
+    deltas, positive = torch.randn(2, 50, 4), torch.rand(2, 50) < share
+    expected = sum(
+        loss(d[p][None], anchors[p], b[p][None], p[p][None]) for d, b, p in zip(deltas, boxes, positive)
+    )
+    deltas[~positive], boxes[~positive] = math.nan, -math.inf
+    result = loss(deltas.requires_grad_(), anchors, boxes, positive)
+    result.backward()
+    assert result.item() == pytest.approx(expected.item(), rel=1e-5) and result.dtype == torch.float32
+    assert (deltas.grad[~positive] == 0).all() and (deltas.grad[positive] != 0).any(dim=-1).all()
+
+
+def test_encodes_exactly_as_detectron2():
+    anchors, boxes = random_boxes(500), random_boxes(500)
+    expected = Box2BoxTransform(weights=WEIGHTS).get_deltas(anchors, boxes)
+    assert torch.equal(make_loss("smooth_l1").encode(boxes, anchors), expected)
 
 
 def test_half_precision_is_computed_in_float32():
     anchors, boxes, deltas = random_boxes(50), random_boxes(50), torch.randn(50, 4).bfloat16()
-    loss = make_loss("smooth_l1")(deltas, anchors, boxes)
+    loss = make_loss("smooth_l1")(deltas[None], anchors, boxes[None], ALL)
     assert loss.dtype == torch.float32
     expected = np.abs(deltas.double().numpy() - encode(anchors, boxes)).sum()
     assert loss.item() == pytest.approx(expected, rel=1e-5)

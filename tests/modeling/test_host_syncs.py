@@ -1,0 +1,60 @@
+"""In a training step on a GPU the host never waits, but for what it logs: no operator asks for a value or a count."""
+
+import pytest
+import torch
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.structures import Boxes
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from retina_plugin.losses import LossNormalizer
+from retina_plugin.modeling import AnchorMatcher, BoxRegressionLoss
+
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "repeat_interleave", "_unique2")
+
+
+def random_boxes(count):
+    corner = torch.rand(count, 2) * 50
+    return torch.cat([corner, corner + 5 + torch.rand(count, 2) * 40], dim=1)
+
+
+class Syncs(TorchDispatchMode):
+    """The operators called that make the host wait for a GPU: here, on the CPU, they are the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        by_mask = name.startswith(("index", "index_put")) and any(
+            x is not None and x.dtype == torch.bool for x in args[1] if isinstance(args[1], (list, tuple))
+        )
+        if name in WAITS or by_mask:
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_check_itself():
+    mask = torch.tensor([True, False])
+    for wait in (mask.nonzero, lambda: mask[mask], mask.any().item, lambda: mask.masked_fill(mask, 0)[0].item()):
+        with Syncs() as syncs:
+            wait()
+        assert len(syncs.found) == 1
+
+
+def test_matching_without_a_grid():
+    """As on a GPU."""
+    anchors, boxes = Boxes(random_boxes(2000)), Boxes(random_boxes(40))
+    with Syncs() as syncs:
+        _, labels = AnchorMatcher()(anchors, boxes)
+    assert (labels == 1).any() and syncs.found == []
+
+
+@pytest.mark.parametrize("mode", ["ema", "positives"])
+def test_box_loss_and_normaliser(mode):
+    anchors, boxes = random_boxes(200), torch.stack([random_boxes(200)] * 2)
+    deltas, positive = torch.randn(2, 200, 4, requires_grad=True), torch.rand(2, 200) < 0.2
+    loss, normalizer = BoxRegressionLoss(box2box_transform=Box2BoxTransform((1.0,) * 4)), LossNormalizer(mode)
+    with Syncs() as syncs:
+        (loss(deltas, anchors, boxes, positive) / normalizer(positive.sum())).backward()
+    assert (deltas.grad != 0).any() and syncs.found == []

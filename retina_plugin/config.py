@@ -53,6 +53,16 @@ def add_retina_config(cfg):
     retinanet.ALLOW_LOW_QUALITY_MATCHES = True
     # What P6 is made from: "res5" (C5, as the paper and the model zoo) or "p5".
     fpn.TOP_BLOCK_IN_FEATURE = "res5"
+    # Whether backbone and head keep images, weights and activations in memory with a pixel's channels side by side
+    # (torch.channels_last), in which convolutions are faster on most devices.
+    cfg.MODEL.CHANNELS_LAST = False
+    # Whether a convolution of the backbone applies the FrozenBN behind it to its weight, which saves passes over the
+    # activations.
+    cfg.MODEL.BACKBONE.FOLD_FROZEN_BN = False
+    # What backbone and head compute in, the weights staying in float32. In inference: "fp32", "bf16" or "fp16"; in a
+    # training with SOLVER.AMP.ENABLED: "fp16" (scaled gradients, on a GPU alone) or "bf16".
+    cfg.TEST.PRECISION = "fp32"
+    cfg.SOLVER.AMP.PRECISION = "fp16"
 
 
 def require_retina_config(cfg):

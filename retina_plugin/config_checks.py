@@ -117,6 +117,7 @@ def _name_problems(cfg):
     # The registries are filled by modules that import this one.
     from retina_plugin.losses import CLASSIFICATION_LOSS_REGISTRY
     from retina_plugin.modeling import RETINANET_HEAD_REGISTRY
+    from retina_plugin.modeling.precision import PRECISIONS, TRAINING_PRECISIONS
 
     for key, name, registry in [
         ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
@@ -128,6 +129,12 @@ def _name_problems(cfg):
             known = sorted(n for n, _ in registry)
             hint = did_you_mean(name, known) or f" Registered: {', '.join(known)}."
             yield f"{key} is '{name}', which nothing registers.{hint}"
+    for key, name, known in [
+        ("TEST.PRECISION", cfg.TEST.PRECISION, PRECISIONS),
+        ("SOLVER.AMP.PRECISION", cfg.SOLVER.AMP.PRECISION, TRAINING_PRECISIONS),
+    ]:
+        if name not in known:
+            yield f"{key} is '{name}', which is none of {', '.join(known)}.{did_you_mean(name, known)}"
 
 
 def _model_problems(cfg):
@@ -203,8 +210,19 @@ def _device_problems(cfg, num_gpus, num_machines, eval_only):
                 f"{asked}: torch {torch.__version__} sees {visible} GPUs on this machine. Ask for as many as there "
                 "are; --num-gpus 1 alone trains on the CPU where there is none"
             )
-    if cfg.SOLVER.AMP.ENABLED and not eval_only and not (on_gpu and torch.cuda.is_available()):
-        yield "SOLVER.AMP.ENABLED needs a GPU: Detectron2 trains with mixed precision on CUDA alone. Set it to False"
+    if eval_only:
+        return
+    amp = cfg.SOLVER.AMP
+    if amp.ENABLED and amp.PRECISION == "fp16" and not (on_gpu and torch.cuda.is_available()):
+        yield (
+            "SOLVER.AMP.ENABLED with SOLVER.AMP.PRECISION fp16 needs a GPU: Detectron2 scales gradients on CUDA alone. "
+            "Set SOLVER.AMP.PRECISION to bf16, which scales none and trains anywhere, or SOLVER.AMP.ENABLED to False"
+        )
+    if amp.PRECISION == "bf16" and not amp.ENABLED:
+        yield (
+            "SOLVER.AMP.PRECISION is bf16, but SOLVER.AMP.ENABLED is False, so training would be in fp32. "
+            "Set SOLVER.AMP.ENABLED to True, or remove SOLVER.AMP.PRECISION"
+        )
 
 
 def _empty_problems(cfg, eval_only):

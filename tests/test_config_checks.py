@@ -1,5 +1,6 @@
 """What is refused before a job starts."""
 
+import itertools
 import pickle
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_model
 
 from retina_plugin import ConfigError, add_retina_config, check_config, merge_config
+from retina_plugin.config import flatten
 from retina_plugin.config_checks import check_class_count, check_model_config
 from retina_plugin.losses import CLASSIFICATION_LOSS_REGISTRY
 from retina_plugin.modeling import FocalRetinaNet
@@ -201,11 +203,52 @@ def test_a_configuration_without_the_plugins_keys():
 
 def test_mixed_precision_without_a_gpu():
     (line,) = problems("SOLVER.AMP.ENABLED", True)
-    assert line.startswith("SOLVER.AMP.ENABLED")
+    assert line.startswith("SOLVER.AMP.ENABLED with SOLVER.AMP.PRECISION fp16 needs a GPU")
+    assert "Set SOLVER.AMP.PRECISION to bf16" in line
+    check_config(make_cfg("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "bf16"))
 
 
 def test_evaluation_of_a_model_trained_with_mixed_precision_needs_no_gpu():
     check_config(make_cfg("SOLVER.AMP.ENABLED", True), eval_only=True)
+    check_config(make_cfg("SOLVER.AMP.PRECISION", "bf16"), eval_only=True)
+
+
+def test_a_precision_of_training_that_is_not_turned_on():
+    (line,) = problems("SOLVER.AMP.PRECISION", "bf16")
+    assert line.startswith("SOLVER.AMP.PRECISION is bf16, but SOLVER.AMP.ENABLED is False")
+
+
+@pytest.mark.parametrize(
+    "key, value, names",
+    [
+        ("TEST.PRECISION", "bf61", "fp32, bf16, fp16. Did you mean bf16?"),
+        ("TEST.PRECISION", "float16", "fp32, bf16, fp16."),
+        ("SOLVER.AMP.PRECISION", "fp61", "fp16, bf16. Did you mean fp16?"),
+        ("SOLVER.AMP.PRECISION", "fp32", "fp16, bf16."),
+    ],
+)
+def test_precisions_that_do_not_exist(key, value, names):
+    (line,) = problems(key, value)
+    assert line.startswith(f"{key} is '{value}', which is none of {names}")
+    with pytest.raises(ConfigError, match=key):
+        check_model_config(make_cfg(key, value))
+
+
+def test_keys_of_speed_survive_a_file(tmp_path):
+    chosen = {"MODEL.CHANNELS_LAST": True, "MODEL.BACKBONE.FOLD_FROZEN_BN": True}
+    chosen |= {"TEST.PRECISION": "fp16", "SOLVER.AMP.ENABLED": True, "SOLVER.AMP.PRECISION": "bf16"}
+    path = tmp_path / "config.yaml"
+    path.write_text(make_cfg(*itertools.chain(*chosen.items())).dump())
+    cfg = get_cfg()
+    add_retina_config(cfg)
+    off = {**dict.fromkeys(chosen, False), "TEST.PRECISION": "fp32", "SOLVER.AMP.PRECISION": "fp16"}
+    assert {key: value for key, value in flatten(cfg) if key in chosen} == off
+    merge_config(cfg, str(path))
+    assert {key: value for key, value in flatten(cfg) if key in chosen} == chosen
+    check_config(cfg)
+    model = build_model(cfg)
+    assert model.channels_last and model.inference_precision == "fp16"
+    assert type(model.backbone.bottom_up.stem.conv1) is not type(model.backbone.fpn_lateral3)  # folded
 
 
 def test_a_test_set_that_is_not_about_boxes():

@@ -1,18 +1,45 @@
-"""Detectron2's ``DefaultTrainer`` with an evaluator, a check of the data and checkpoints that can be resumed."""
+"""Detectron2's ``DefaultTrainer`` with an evaluator, a check of the data, bf16 and checkpoints that can be resumed."""
 
 import logging
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import DefaultTrainer, TrainerBase
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
+from retina_plugin.config import require_retina_config
 from retina_plugin.config_checks import check_class_count
 from retina_plugin.evaluation import build_evaluator
+from retina_plugin.modeling.precision import autocast
 
 
 class RetinaTrainer(DefaultTrainer):
     """Trains and evaluates a configured model. ``ConfigError`` if its classes are not those of the data."""
+
+    def __init__(self, cfg):
+        require_retina_config(cfg)
+        amp = cfg.SOLVER.AMP
+        # Detectron2's AMPTrainer is for fp16: it scales the loss, and runs on CUDA alone. What needs neither is the
+        # plain step under autocast.
+        self._precision = amp.PRECISION if amp.ENABLED and amp.PRECISION != "fp16" else "fp32"
+        if self._precision == "fp32":
+            super().__init__(cfg)
+            return
+        plain = cfg.clone()
+        plain.defrost()
+        plain.SOLVER.AMP.ENABLED = False
+        super().__init__(plain)
+        self.cfg.defrost()
+        self.cfg.SOLVER.AMP.ENABLED = True
+        self.cfg.freeze()
+
+    def run_step(self):
+        # Detectron2 does it after forward, at whose end memory is fullest: without the gradients, less by all weights.
+        self.optimizer.zero_grad()
+        # Backward is in it as well, and computes in the precisions of forward: none of its operators is autocast's.
+        with autocast(torch.device(self.cfg.MODEL.DEVICE).type, self._precision):
+            super().run_step()
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):

@@ -18,10 +18,13 @@ from detectron2.utils.events import get_event_storage
 from retina_plugin.config import ConfigError
 from retina_plugin.config_checks import check_model_config
 from retina_plugin.losses import LossNormalizer, build_classification_loss
+from retina_plugin.modeling.anchor_grid import AnchorGrid
 from retina_plugin.modeling.box_regression import BoxRegressionLoss
+from retina_plugin.modeling.frozen_bn import fold_frozen_bn
 from retina_plugin.modeling.head import build_retinanet_head, per_anchor
 from retina_plugin.modeling.matching import AnchorMatcher
 from retina_plugin.modeling.postprocessing import Postprocessor
+from retina_plugin.modeling.precision import autocast, check_precision
 
 
 @META_ARCH_REGISTRY.register()
@@ -47,11 +50,14 @@ class FocalRetinaNet(DenseDetector):
         loss_normalizer,
         # Inference parts:
         postprocessor,
+        inference_precision="fp32",
         # Input and visualisation:
         pixel_mean,
         pixel_std,
         input_format="BGR",
         vis_period=0,
+        # Memory:
+        channels_last=False,
     ):
         """
         Args:
@@ -66,11 +72,18 @@ class FocalRetinaNet(DenseDetector):
             box_regression_loss: module; see :class:`BoxRegressionLoss`.
             loss_normalizer: module, number of positives -> divisor; see :class:`LossNormalizer`.
             postprocessor: predictions -> detections; see :class:`Postprocessor`.
+            inference_precision: what backbone and head compute in; see :mod:`retina_plugin.modeling.precision`.
             pixel_mean, pixel_std: one number a channel, in the order of ``input_format``.
             input_format: channel order of the images, "BGR" or "RGB" (for visualisation only).
             vis_period: draw ground truth and detections of one training image every so many iterations;
                 0 never.
+            channels_last: keep images, weights and activations of backbone and head in memory with a pixel's
+                channels side by side.
+
+        Raises:
+            ValueError: unknown inference_precision.
         """
+        check_precision(inference_precision)
         super().__init__(backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std)
         self.anchor_generator = anchor_generator
         self.num_classes = num_classes
@@ -79,8 +92,13 @@ class FocalRetinaNet(DenseDetector):
         self.box_regression_loss = box_regression_loss
         self.loss_normalizer = loss_normalizer
         self.postprocessor = postprocessor
+        self.inference_precision = inference_precision
         self.input_format = input_format
         self.vis_period = vis_period
+        self.channels_last = channels_last
+        if channels_last:
+            for part in (backbone, head):
+                part.to(memory_format=torch.channels_last)
 
     @classmethod
     def from_config(cls, cfg):
@@ -90,6 +108,11 @@ class FocalRetinaNet(DenseDetector):
         absent = [f for f in cfg.MODEL.RETINANET.IN_FEATURES if f not in shapes]
         if absent:
             raise ConfigError([f"MODEL.RETINANET.IN_FEATURES has {absent}, but the backbone makes {list(shapes)}"])
+        if cfg.MODEL.BACKBONE.FOLD_FROZEN_BN and not fold_frozen_bn(backbone):
+            raise ConfigError([
+                "MODEL.BACKBONE.FOLD_FROZEN_BN is True, but the backbone has no convolution with a FrozenBN behind it. "
+                "Set it to False"
+            ])  # fmt: skip
         feature_shapes = [shapes[f] for f in cfg.MODEL.RETINANET.IN_FEATURES]
         return {
             "backbone": backbone,
@@ -102,10 +125,12 @@ class FocalRetinaNet(DenseDetector):
             "box_regression_loss": BoxRegressionLoss(cfg),
             "loss_normalizer": LossNormalizer(cfg.MODEL.RETINANET.LOSS_NORMALIZER),
             "postprocessor": Postprocessor(cfg),
+            "inference_precision": cfg.TEST.PRECISION,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "input_format": cfg.INPUT.FORMAT,
             "vis_period": cfg.VIS_PERIOD,
+            "channels_last": cfg.MODEL.CHANNELS_LAST,
         }
 
     def forward(self, batched_inputs):
@@ -123,12 +148,19 @@ class FocalRetinaNet(DenseDetector):
             ValueError: in training, an image without ``instances`` or with a class outside 0..K-1.
         """
         if not self.training:
-            return super().forward(batched_inputs)
+            with autocast(self.device.type, self.inference_precision):
+                return super().forward(batched_inputs)
         self._check_ground_truth(batched_inputs)
         losses = super().forward(batched_inputs)
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
             self._draw_training_image(batched_inputs[0])
         return losses
+
+    def preprocess_image(self, batched_inputs):
+        images = super().preprocess_image(batched_inputs)
+        if self.channels_last:
+            images.tensor = images.tensor.contiguous(memory_format=torch.channels_last)
+        return images
 
     def forward_training(self, images, features, predictions, gt_instances):
         logits, deltas = self._by_anchor(predictions)
@@ -137,8 +169,9 @@ class FocalRetinaNet(DenseDetector):
         return self.losses(anchors, logits, gt_labels, deltas, gt_boxes)
 
     def forward_inference(self, images, features, predictions):
-        logits, deltas = self._by_anchor(predictions)
-        return self.postprocessor(self.anchor_generator(features), logits, deltas, images.image_sizes)
+        with torch.autocast(self.device.type, enabled=False):  # half precision is for backbone and head
+            logits, deltas = self._by_anchor(predictions)
+            return self.postprocessor(self.anchor_generator(features), logits, deltas, images.image_sizes)
 
     def _by_anchor(self, predictions):
         logits, deltas = predictions
@@ -156,21 +189,19 @@ class FocalRetinaNet(DenseDetector):
             gt_labels: int64 (N, R).
             gt_boxes: float (N, R, 4), XYXY in pixels, meaningful where gt_labels is a class.
         """
+        grid = AnchorGrid.find(anchors, getattr(self.anchor_generator, "num_cell_anchors", None))
         anchors = Boxes.cat(anchors)
-        labels, boxes = [], []
-        for instances in gt_instances:
-            matched_idxs, match_labels = self.anchor_matcher(anchors, instances.gt_boxes)
+        shape = (len(gt_instances), len(anchors))
+        gt_labels = torch.full(shape, self.num_classes, dtype=torch.int64, device=anchors.device)
+        gt_boxes = anchors.tensor.new_zeros(*shape, 4)
+        for labels, boxes, instances in zip(gt_labels, gt_boxes, gt_instances):
+            matched_idxs, match_labels = self.anchor_matcher(anchors, instances.gt_boxes, grid)
             if len(instances) > 0:
-                labels_i = instances.gt_classes[matched_idxs]
-                labels_i[match_labels == 0] = self.num_classes
-                labels_i[match_labels == -1] = -1
-                boxes_i = instances.gt_boxes.tensor[matched_idxs]
-            else:
-                labels_i = torch.where(match_labels == -1, -1, self.num_classes)
-                boxes_i = torch.zeros_like(anchors.tensor)
-            labels.append(labels_i)
-            boxes.append(boxes_i)
-        return torch.stack(labels), torch.stack(boxes)
+                torch.index_select(instances.gt_classes, 0, matched_idxs, out=labels)
+                torch.index_select(instances.gt_boxes.tensor, 0, matched_idxs, out=boxes)
+                labels.masked_fill_(match_labels == 0, self.num_classes)
+            labels.masked_fill_(match_labels == -1, -1)
+        return gt_labels, gt_boxes
 
     def losses(self, anchors, logits, gt_labels, deltas, gt_boxes):
         """

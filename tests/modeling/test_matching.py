@@ -21,11 +21,11 @@ def match_pair_by_pair(anchors, gt_boxes, low_quality):
     for r in range(len(anchors)):
         column = [row[r] for row in iou]
         best = max(column)
-        idxs.append(column.index(best))
         # 0.4 and 0.5 as float32, in which the IoUs are.
         label = 1 if best >= 0.5 else 0 if best < torch.tensor(0.4).item() else -1
         if low_quality and any(v == b and v > 0 for v, b in zip(column, best_of_box)):
             label = 1
+        idxs.append(0 if label == 0 else column.index(best))
         labels.append(label)
     return idxs, labels
 
@@ -48,9 +48,12 @@ def test_equals_detectron2_where_every_box_is_touched(thresholds, labels):
     anchors = random_boxes(500)
     # Sides of at least one pixel stay positive, and the anchor below overlaps.
     gt_boxes = Boxes(anchors.tensor[torch.randperm(500)[:30]] + torch.randint(-1, 2, (30, 4)) / 4)
-    ours = AnchorMatcher(thresholds=thresholds, labels=labels)(anchors, gt_boxes)
-    theirs = Matcher(thresholds, labels, allow_low_quality_matches=True)(pairwise_iou(gt_boxes, anchors))
-    assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+    iou = pairwise_iou(gt_boxes, anchors)
+    idxs, match_labels = AnchorMatcher(thresholds=thresholds, labels=labels)(anchors, gt_boxes)
+    their_idxs, their_labels = Matcher(thresholds, labels, allow_low_quality_matches=True)(iou)
+    assert torch.equal(match_labels, their_labels)
+    matched = (iou.amax(dim=0) >= thresholds[0]) | (their_labels == 1)
+    assert torch.equal(idxs, torch.where(matched, their_idxs, 0))
 
 
 def test_thresholds_are_inclusive_from_below():

@@ -11,7 +11,7 @@ import math
 
 import torch
 
-BLOCK = 1 << 17  # elements; four buffers of it are 2 MB in float32
+BLOCK = 1 << 18  # elements; four buffers of it are 4 MB in float32
 
 
 def loss_and_gradient(logits, labels, curve, weights, scale, gradient):

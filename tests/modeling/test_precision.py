@@ -1,0 +1,123 @@
+"""Half precision in inference: which parts compute in it, and what is left of the numbers."""
+
+import logging
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.utils.events import EventStorage
+
+from retina_plugin import ConfigError, add_retina_config
+from retina_plugin.modeling import precision
+from retina_plugin.modeling.precision import autocast
+
+
+def make_cfg(*opts):
+    cfg = get_cfg()
+    add_retina_config(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "FocalRetinaNet"
+    cfg.MODEL.BACKBONE.NAME = "build_p3p7_resnet_fpn_backbone"
+    cfg.MODEL.RETINANET.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[8], [16], [32], [64], [128]]
+    cfg.merge_from_list(
+        ["MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]
+        + ["MODEL.FPN.OUT_CHANNELS", 32, "MODEL.RETINANET.NUM_CONVS", 1, "MODEL.RETINANET.NUM_CLASSES", 4]
+        + ["MODEL.CHANNELS_LAST", True, "MODEL.PIXEL_STD", [58.0, 57.0, 57.0], *opts]
+    )
+    return cfg
+
+
+def make_model(*opts):
+    """Some classes are sure, so that rounding does not decide what is detected."""
+    model = build_model(make_cfg(*opts))
+    with torch.no_grad():
+        model.head.cls_score.weight.mul_(20)
+        model.head.bbox_pred.weight.mul_(5)
+    return model
+
+
+def make_input():
+    instances = Instances((64, 96))
+    instances.gt_boxes = Boxes(torch.tensor([[10.0, 10.0, 40.0, 50.0]]))
+    instances.gt_classes = torch.tensor([1])
+    return {"image": torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8), "instances": instances}
+
+
+class Watch:
+    """What the parts of a detector are given."""
+
+    def __init__(self, model):
+        model.head.register_forward_hook(self._head)
+        self._postprocessor, model.postprocessor = model.postprocessor, self
+
+    def _head(self, head, inputs, outputs):
+        self.predictions = {x.dtype for xs in outputs for x in xs}
+        self.features = {x.dtype for x in inputs[0]}
+
+    def __call__(self, *args):
+        self.autocast = torch.is_autocast_enabled("cpu")
+        return self._postprocessor(*args)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_backbone_and_head_compute_in_it_and_nothing_else(name, dtype):
+    model = make_model("TEST.PRECISION", name).eval()
+    watch = Watch(model)
+    (output,) = model([make_input()])
+    assert watch.features == watch.predictions == {dtype} and not watch.autocast
+    assert output["instances"].scores.dtype == output["instances"].pred_boxes.tensor.dtype == torch.float32
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name, largest_error", [("bf16", 0.05), ("fp16", 0.005)])
+def test_the_detections_are_those_of_float32_but_for_rounding(name, largest_error):
+    model, image = make_model().eval(), make_input()
+    (expected,) = model([image])
+    model.inference_precision = name
+    (output,) = model([image])
+    expected, detections = expected["instances"][:20], output["instances"]
+    assert len(expected) > 0
+    overlaps = pairwise_iou(expected.pred_boxes, detections.pred_boxes)
+    overlaps[expected.pred_classes[:, None] != detections.pred_classes] = 0
+    close = (expected.scores[:, None] - detections.scores).abs() < largest_error
+    # Of two boxes that score alike, NMS may keep the other.
+    assert ((overlaps > 1 - largest_error) & close).any(dim=1).float().mean() >= 0.8
+
+
+def test_training_is_left_alone():
+    model = make_model("TEST.PRECISION", "bf16")
+    watch = Watch(model)
+    with EventStorage():
+        model([make_input()])
+    assert watch.features == watch.predictions == {torch.float32}
+
+
+@torch.no_grad()
+def test_with_fp32_the_autocast_of_the_caller_holds():
+    model = make_model().eval()
+    watch = Watch(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        model([make_input()])
+    assert watch.predictions == {torch.bfloat16} and not watch.autocast
+
+
+def test_a_precision_that_does_not_exist():
+    with pytest.raises(ConfigError, match="TEST.PRECISION is 'bf61', which is none of fp32, bf16, fp16. Did you mean"):
+        make_model("TEST.PRECISION", "bf61")
+    with pytest.raises(ValueError, match="'half' is none of fp32, bf16, fp16"):
+        autocast("cpu", "half")
+
+
+def test_a_cpu_that_is_slow_in_it_says_so_once(monkeypatch, caplog):
+    monkeypatch.setattr(precision, "_cpu_has_convolutions", lambda name: name != "fp16")
+    precision._warn_of_slow_cpu.cache_clear()
+    for name in 2 * list(precision.PRECISIONS):
+        autocast("cpu", name)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and "convolutions in fp16:" in record.message
+    precision._warn_of_slow_cpu.cache_clear()

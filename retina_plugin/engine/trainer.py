@@ -35,9 +35,9 @@ class RetinaTrainer(DefaultTrainer):
         self.cfg.freeze()
 
     def run_step(self):
-        # Detectron2 does it after forward, at whose end memory is fullest: without the gradients, less by all weights.
+        # Detectron2 drops the gradients after forward, at whose end all activations are in memory as well.
         self.optimizer.zero_grad()
-        # Backward is in it as well, and computes in the precisions of forward: none of its operators is autocast's.
+        # Backward may be inside: it computes in the precisions of forward, with operators that autocast leaves alone.
         with autocast(torch.device(self.cfg.MODEL.DEVICE).type, self._precision):
             super().run_step()
 

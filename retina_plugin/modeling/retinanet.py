@@ -66,8 +66,8 @@ class FocalRetinaNet(DenseDetector):
             head_in_features: names of the L backbone features that the head sees, high resolution first.
             anchor_generator: a Detectron2 anchor generator for these features.
             num_classes: K, without background.
-            anchor_matcher: (``Boxes`` of R anchors, ``Boxes`` of G boxes) -> indices and labels; see
-                :class:`AnchorMatcher`.
+            anchor_matcher: (``Boxes`` of R anchors, ``Boxes`` of G boxes, their ``AnchorGrid`` or None) -> indices and
+                labels; see :class:`AnchorMatcher`.
             classification_loss: module; see :mod:`retina_plugin.losses.registry`.
             box_regression_loss: module; see :class:`BoxRegressionLoss`.
             loss_normalizer: module, number of positives -> divisor; see :class:`LossNormalizer`.

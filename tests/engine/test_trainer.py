@@ -7,6 +7,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.utils.events import EventStorage
 
 from retina_plugin import ConfigError, add_retina_config, check_config, merge_config
 from retina_plugin.engine import RetinaTrainer
@@ -59,6 +60,24 @@ def test_a_run_resumed_with_more_state_than_the_checkpoint_has(cfg):
     learning_rate = state["_trainer"].pop("optimizer")["param_groups"][0]["lr"]
     trainer.load_state_dict({**state, "iteration": 7})
     assert trainer.iter == 7 and trainer.optimizer.param_groups[0]["lr"] == learning_rate
+
+
+def test_gradients_are_dropped_before_forward_needs_memory(cfg):
+    cfg.MODEL.RETINANET.NUM_CLASSES = 3
+    cfg.SOLVER.IMS_PER_BATCH = 1
+    cfg.INPUT.MIN_SIZE_TRAIN = (96,)
+    trainer, alive = RetinaTrainer(cfg), []
+
+    def count_gradients(model, *_):
+        alive.append(sum(p.grad is not None for p in model.parameters()))
+
+    trainer.model.register_forward_pre_hook(count_gradients)
+    with EventStorage() as trainer.storage:
+        for _ in range(2):
+            trainer.run_step()
+            count_gradients(trainer.model)
+    before_first, after_first, before_second, after_second = alive
+    assert before_first == before_second == 0 and after_first == after_second > 50
 
 
 @pytest.mark.parametrize("loader", ["train", "test"])

@@ -1,0 +1,141 @@
+"""Whole detectors as sides: who, in which setting, on which inputs."""
+
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+
+from benchmarks import inputs, models, torchvision_model
+from benchmarks.case import Case
+
+PLUGIN, DETECTRON2, TORCHVISION, CONVOLUTIONS = "plugin", "Detectron2", "torchvision", "floor: convolutions"
+
+
+class Setting(NamedTuple):
+    """How a detector runs.
+
+    Attributes:
+        name: for the table.
+        keys: KEY, VALUE, ... of the plugin's configuration.
+        dtype: what the convolutions compute in, by ``torch.autocast`` where it is not float32.
+    """
+
+    name: str
+    keys: tuple = ()
+    dtype: torch.dtype = torch.float32
+
+
+PLAIN = Setting("fp32")
+_FAST = ("MODEL.CHANNELS_LAST", True, "MODEL.BACKBONE.FOLD_FROZEN_BN", True)
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def settings(device):
+    """The settings that the plugin is measured in; the last is the fastest.
+
+    In training, the benchmark autocasts as ``SOLVER.AMP.PRECISION`` lets the trainer do.
+    """
+    precisions = ("bf16", "fp16") if device.type == "cuda" else ("bf16",)
+    half = [Setting(f"{name} fast", (*_FAST, "TEST.PRECISION", name), _HALF[name]) for name in precisions]
+    return [PLAIN, Setting("fp32 fast", _FAST), *half]
+
+
+def all_sides(device):
+    """Every detector in every setting that it has, as pairs of detector and setting."""
+    half = "fp16" if device.type == "cuda" else "bf16"  # on a GPU, what Detectron2's own mixed precision takes
+    return [
+        (DETECTRON2, PLAIN),
+        *((PLUGIN, setting) for setting in settings(device)),
+        (DETECTRON2, Setting(half, dtype=_HALF[half])),
+        (TORCHVISION, PLAIN),
+        *((CONVOLUTIONS, setting) for setting in settings(device)),
+    ]
+
+
+def few_sides(device):
+    """What is compared as pictures grow in number and size."""
+    fastest = [setting for setting in settings(device) if not _obstacle(setting, device)][-1]
+    return [(DETECTRON2, PLAIN), (PLUGIN, fastest)]
+
+
+def _obstacle(setting, device):
+    if device.type == "cpu" and setting.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "this CPU has no instructions for bf16 and would take many times as long as in fp32"
+    return None
+
+
+class DetectorCase(Case):
+    """Detectors on a batch of pictures with 20 boxes each.
+
+    A side is a pair of detector and setting; that of :data:`CONVOLUTIONS` is backbone and head of the plugin's detector
+    alone.
+    """
+
+    reference = f"{DETECTRON2}, {PLAIN.name}"
+
+    def __init__(self, group, name, sides, *, size, images, network, device):
+        """
+        Args:
+            sides: list of (detector, ``Setting``).
+            size: shorter side of the pictures.
+            images: N.
+            network: KEY, VALUE, ... of all sides.
+            device: a ``torch.device``.
+        """
+        self.pairs = {f"{detector}, {setting.name}": (detector, setting) for detector, setting in sides}
+        super().__init__(group, name, self.pairs)
+        self.size, self.images, self.network, self.device = size, images, network, device
+        self.floors = {side: floor for side in self.pairs if (floor := self._floor(side))}
+        height, width = inputs.picture_shape(size)
+        self.scale = 4 * images * 3 * height * width
+
+    def miniature(self):
+        smaller = {"size": 64, "images": 1, "network": self.network, "device": self.device}
+        return type(self)(self.group, self.name, self.pairs.values(), **smaller)
+
+    def obstacle(self, side):
+        return _obstacle(self.pairs[side][1], self.device)
+
+    def model(self, side):
+        """The detector of a side."""
+        detector, setting = self.pairs[side]
+        state = models.weights(self.network)
+        if detector == TORCHVISION:
+            return torchvision_model.build(models.detectron2_config(self.device, self.network), state, self.size)
+        make_config = models.detectron2_config if detector == DETECTRON2 else models.plugin_config
+        return models.build(make_config(self.device, (*self.network, *setting.keys)), state)
+
+    def autocast(self, side):
+        """The autocast region of a side."""
+        dtype = self.pairs[side][1].dtype
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+
+    @cached_property
+    def batch(self):
+        """Inputs of Detectron2 and the plugin: the pictures on the device, the boxes on the CPU."""
+        classes = models.plugin_config("cpu", self.network).MODEL.RETINANET.NUM_CLASSES
+        batch = inputs.batch(self.size, self.images, boxes=20, num_classes=classes)
+        return [{**x, "image": x["image"].to(self.device)} for x in batch]
+
+    @cached_property
+    def torchvision_pictures(self):
+        """The same pictures as torchvision takes them: float (3, H, W) in 0..1, on the device."""
+        return [x["image"].float() / 255 for x in self.batch]
+
+    def _floor(self, side):
+        detector, setting = self.pairs[side]
+        if detector == CONVOLUTIONS:
+            return None
+        floors = {name: s for name, (d, s) in self.pairs.items() if d == CONVOLUTIONS}
+        # Another library's convolutions are those of the plugin in the same precision.
+        same = [name for name, s in floors.items() if s == setting] or [
+            name for name, s in floors.items() if s.dtype == setting.dtype
+        ]
+        return same[0] if same else None
+
+
+def convolutions(model, pictures):
+    """What backbone and head make of normalised pictures (N, 3, H, W): logits and deltas of all levels, as a list."""
+    features = model.backbone(pictures)
+    logits, deltas = model.head([features[f] for f in model.head_in_features])
+    return [*logits, *deltas]

@@ -1,0 +1,54 @@
+"""Memory of allocations whose size is known, each in a process of its own."""
+
+import random
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from benchmarks import loss, options
+from benchmarks.memory import available_bytes, peak_of_case
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="resident memory is measured on Linux alone")
+MB = 2**20
+EXPECTED = {
+    "one": lambda first, second: first,
+    "together": lambda first, second: first + second,
+    "in turn": max,
+    "pieces": lambda first, second: first,  # and not less by what was freed before
+    "beside what is there": lambda first, second: first,
+}
+
+
+@pytest.mark.parametrize("side", EXPECTED)
+def test_known_allocations(side):
+    megabytes = random.randint(40, 90), random.randint(40, 90)
+    args = SimpleNamespace(threads=1, megabytes=megabytes)
+    peak = peak_of_case("tests.benchmarks.allocations", args, 0, side) / MB
+    assert abs(peak - EXPECTED[side](*megabytes)) < 3, f"{peak:.1f} MB of {megabytes}"
+
+
+@pytest.fixture
+def loss_args():
+    return options.parse(loss, ["--quick", "--classes", "--batches", "--sizes", "320", "--threads", "1"])
+
+
+def test_sides_of_the_loss(loss_args):
+    """The floor allocates nothing; Detectron2's way at least a one-hot target of integers and one of floats."""
+    index, case = len(loss.LOSSES), loss.cases(loss_args)[-1]
+    anchors = 9 * sum(h * w for h, w in ((40, 68), (20, 34), (10, 17), (5, 9), (3, 5)))
+    classes = case.classes
+    detectron2 = peak_of_case("benchmarks.loss", loss_args, index, loss.DETECTRON2)
+    assert detectron2 > anchors * (8 * (classes + 1) + 4 * classes)
+    assert abs(peak_of_case("benchmarks.loss", loss_args, index, loss.FLOOR)) < 2 * MB
+    assert case.inherent_bytes(loss.DETECTRON2) == anchors * classes * 4
+
+
+def test_a_process_that_fails_is_no_measurement(loss_args):
+    with pytest.raises(RuntimeError, match="'nobody'"):
+        peak_of_case("benchmarks.loss", loss_args, 0, "nobody")
+
+
+def test_available_memory_is_that_of_the_machine():
+    assert 10 * MB < available_bytes(torch.device("cpu")) < 2**50

@@ -1,0 +1,90 @@
+"""Tables and bars of figures that were worked out by hand."""
+
+import pytest
+
+from benchmarks import report
+from benchmarks.plot import draw
+
+
+def side(seconds, floor=None, peak=None, inherent=0, skipped=None):
+    return {
+        "seconds": seconds,
+        "peak_bytes": peak,
+        "inherent_bytes": inherent,
+        "floor": floor,
+        "skipped": skipped,
+    }
+
+
+@pytest.fixture
+def results():
+    """Two cases: ours takes 1/4 of the reference's time and 5 times the floor's; then the reference does not fit."""
+    first = {
+        "theirs": side([4.0, 8.0, 40.0], peak=70_000_000, inherent=20_000_000),
+        "ours": side([1.0, 2.0, 9.0], floor="floor", peak=21_000_000, inherent=20_000_000),
+        "floor": side([0.2, 0.4, 2.0], peak=0),
+    }
+    second = {
+        "theirs": side([], skipped="needs about 9.0 GB, 1.0 GB are available"),
+        "ours": side([3.0], floor="floor"),
+        "floor": side([0.5]),
+    }
+    case = {"group": "classes", "reference": "theirs", "moved_bytes": 10**9}
+    return {
+        "benchmark": "loss",
+        "environment": {"device": "cpu", "name": "CPU", "threads": 2, "torch": "2", "quick": False},
+        "cases": [{**case, "name": "small", "sides": first}, {**case, "name": "large", "sides": second}],
+    }
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_table(results):
+    lines = report.table(results, "classes").strip().splitlines()
+    assert lines[0] == "## classes"
+    table = [line for line in lines if line.startswith("|")]
+    assert len({len(line) for line in table}) == 1, "columns are aligned"
+    assert cells(table[0]) == ["case", "side", "/ theirs", "/ floor", "peak MB", "ms"]
+    assert [cells(line) for line in table[2:]] == [
+        ["small", "theirs", "1.00", "-", "50", "8000"],
+        ["small", "ours", "0.25", "5.00", "1", "2000"],
+        ["small", "floor", "0.0500", "-", "0", "400"],
+        ["large", "ours", "-", "6.00", "-", "3000"],
+        ["large", "floor", "-", "-", "-", "500"],
+    ]
+    assert lines[-1] == "Left out: theirs, large: needs about 9.0 GB, 1.0 GB are available."
+
+
+def test_other_groups_have_tables_of_their_own(results):
+    results["cases"][1]["group"] = "batch"
+    assert "large" not in report.table(results, "classes")
+    assert "small" not in report.table(results, "batch")
+
+
+def test_bandwidth_on_a_gpu(results):
+    """1 GB in a median of 2 s; the floor, a copy of as many bytes, takes a fifth of the time."""
+    results["environment"]["device"] = "cuda"
+    table = [line for line in report.table(results, "classes").splitlines() if line.startswith("|")]
+    assert cells(table[0])[-1] == "bandwidth"
+    assert [cells(line)[-1] for line in table[2:5]] == ["0.125 GB/s", "0.5 GB/s (20 %)", "2.5 GB/s"]
+
+
+def test_times_of_a_cpu_are_no_claims(results):
+    assert "Ratios matter; times are of this machine and this moment." in report.heading(results)
+    results["environment"].update(device="cuda", name="A GPU")
+    assert "A GPU" in report.heading(results)
+    assert "Ratios" not in report.heading(results)
+
+
+def test_bars(results, tmp_path):
+    results["cases"].append({**results["cases"][0], "group": "batch", "name": "two"})
+    figure = draw(results, tmp_path / "bars.png")
+    assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
+    panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    assert list(panels) == ["classes", "batch"]
+    # The reference is the line at 1, and has no bar; nor has a case without it.
+    assert [bar.get_width() for bar in panels["classes"].patches] == pytest.approx([0.25, 0.05])
+    assert [label.get_text() for label in panels["batch"].get_yticklabels()] == ["two: ours", "two: floor"]
+    assert panels["classes"].lines[0].get_xdata() == [1, 1]

@@ -89,6 +89,25 @@ def available_bytes(device):
     return _kilobytes(_MEMINFO, "MemAvailable") if _MEMINFO.exists() else float("inf")
 
 
+def shortage(scale, known, device):
+    """Judge by smaller inputs whether a side fits into the memory that is left, with a tenth of it to spare.
+
+    Args:
+        scale: bytes of its inputs.
+        known: (scale, peak) of a case that ran, or None.
+        device: a ``torch.device``.
+
+    Returns:
+        What is lacking, or None.
+    """
+    if known is None or scale <= known[0]:
+        return None
+    needed, available = scale + known[1] * scale / known[0], available_bytes(device)
+    if needed <= 0.9 * available:
+        return None
+    return f"needs about {needed / 1e9:.1f} GB, {available / 1e9:.1f} GB are available"
+
+
 def _run(step):
     step.prepare()
     step.run()

@@ -64,7 +64,9 @@ def _environment(args):
 def _run_case(name, args, index, case, known):
     """Check, time and weigh all sides that fit; ``known``, side -> (scale, peak) of the largest case so far."""
     gpu = args.device.type == "cuda"
-    reasons = {side: case.obstacle(side) or _too_large(case, side, args.device, known) for side in case.sides}
+    reasons = {
+        side: case.obstacle(side) or memory.shortage(case.scale, known.get(side), args.device) for side in case.sides
+    }
     skipped = {side: reason for side, reason in reasons.items() if reason}
     sides = [side for side in case.sides if side not in skipped]
     peaks = {} if gpu else {side: memory.peak_of_case(name, args, index, side) for side in sides}
@@ -95,17 +97,6 @@ def _run_case(name, args, index, case, known):
             for side in case.sides
         },
     }
-
-
-def _too_large(case, side, device, known):
-    """Why a side is left out, judged by the memory it took for smaller inputs; None when it fits."""
-    if side not in known or case.scale <= known[side][0]:
-        return None
-    scale, peak = known[side]
-    needed, available = case.scale + peak * case.scale / scale, memory.available_bytes(device)
-    if needed < 0.9 * available:
-        return None
-    return f"needs about {needed / 1e9:.1f} GB, {available / 1e9:.1f} GB are available"
 
 
 def _check(case, steps):

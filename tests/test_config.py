@@ -35,11 +35,16 @@ def test_adds_keys_and_changes_none():
         "OHEM_BATCH_SIZE",
         "OHEM_NMS_THRESH",
         "HINGE_MARGIN",
+        "FUSED_LOSS",
         "LOSS_NORMALIZER",
         "ALLOW_LOW_QUALITY_MATCHES",
     ):
         after.MODEL.RETINANET.pop(key)
     after.MODEL.FPN.pop("TOP_BLOCK_IN_FEATURE")
+    after.MODEL.pop("CHANNELS_LAST")
+    after.MODEL.BACKBONE.pop("FOLD_FROZEN_BN")
+    after.TEST.pop("PRECISION")
+    after.SOLVER.AMP.pop("PRECISION")
     assert before == after
 
 

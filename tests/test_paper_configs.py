@@ -152,7 +152,7 @@ def test_loss_of_the_built_model(name):
         built = {key: getattr(loss, key) for key in settings if key != "alpha"}
         assert {"alpha": loss.cross_entropy.alpha, **built} == settings
     else:
-        assert {"alpha": loss.alpha, **loss.settings} == settings
+        assert {"alpha": loss.alpha, **loss.loss.settings} == settings
 
 
 @every_row

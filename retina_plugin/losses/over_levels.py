@@ -90,10 +90,11 @@ class LossOverLevels(nn.Module):
             self.alpha = alpha
         else:  # a buffer, so that it lies where the logits are
             self.register_buffer("alpha", torch.as_tensor(alpha, dtype=torch.float32), persistent=False)
-        # What the gradient is written for, see kernels; no state that a result depends on.
-        self.register_buffer("expected", torch.ones(()), persistent=False)
+        self.expected = torch.ones(())  # see OnePassLoss; nothing that a result depends on
 
     def forward(self, logits, labels, decode_boxes, normalizer=1.0):
+        if self.expected.device != logits[0].device:
+            self.expected = torch.ones((), device=logits[0].device)
         return sum_over_levels(
             self.loss,
             logits,

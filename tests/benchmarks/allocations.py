@@ -13,7 +13,7 @@ def cases(args):
 
 class AllocationCase(Case):
     def __init__(self, first, second):
-        super().__init__("", "", ("one", "together", "in turn", "pieces", "beside what is there"))
+        super().__init__("", "", ("one", "together", "in turn", "pieces", "beside what is there", "in what is there"))
         self.first, self.second = first, second
 
     def miniature(self):
@@ -28,6 +28,7 @@ class AllocationCase(Case):
             # Small pieces come from a heap that keeps its pages when they are freed.
             "pieces": Step(lambda: _pieces(self.first), prepare=lambda: _pieces(self.second)),
             "beside what is there": Step(lambda: _touched(self.first), lambda: kept.append(_touched(self.second))),
+            "in what is there": Step(lambda: kept[-1].fill_(2), lambda: kept.append(_touched(self.second))),
         }[side]
 
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import loss, options
-from benchmarks.memory import available_bytes, peak_of_case
+from benchmarks import loss, memory, options
+from benchmarks.memory import available_bytes, peak_of_case, shortage
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="resident memory is measured on Linux alone")
 MB = 2**20
@@ -18,6 +18,7 @@ EXPECTED = {
     "in turn": max,
     "pieces": lambda first, second: first,  # and not less by what was freed before
     "beside what is there": lambda first, second: first,
+    "in what is there": lambda first, second: 0,
 }
 
 
@@ -52,3 +53,15 @@ def test_a_process_that_fails_is_no_measurement(loss_args):
 
 def test_available_memory_is_that_of_the_machine():
     assert 10 * MB < available_bytes(torch.device("cpu")) < 2**50
+
+
+def test_shortage(monkeypatch):
+    """At 1 GB of inputs a side took 3 GB more; at 2 GB, it needs 2 + 6 of 0.9 times what is available."""
+    device = torch.device("cpu")
+    known = (10**9, 3 * 10**9)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 8.8e9)
+    assert shortage(2 * 10**9, known, device) == "needs about 8.0 GB, 8.8 GB are available"
+    assert shortage(10**9, known, device) is None, "it ran"
+    assert shortage(2 * 10**9, None, device) is None, "nobody knows"
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 8.9e9)
+    assert shortage(2 * 10**9, known, device) is None

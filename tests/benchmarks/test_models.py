@@ -89,9 +89,15 @@ def test_torchvisions_head_predicts_the_same_for_the_same_anchors(pair):
         assert (ours[0, exact] - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+def test_torchvisions_p6_depends_on_no_state_of_the_process():
+    cfg, state = models.detectron2_config("cpu", models.SMALL), models.weights(models.SMALL)
+    first, second = (torchvision_model.build(cfg, state, 64).backbone.fpn.extra_blocks.p6 for _ in range(2))
+    assert torch.equal(first.weight, second.weight)
+    assert first.weight.std() > 0 and torch.equal(first.bias, torch.zeros(256))
+
+
 def test_torchvision_trains_what_detectron2_trains():
-    cfg = models.detectron2_config("cpu", models.SMALL)
-    state = models.weights(models.SMALL)
+    cfg, state = models.detectron2_config("cpu", models.SMALL), models.weights(models.SMALL)
     trained = {name for name, p in models.build(cfg, state).named_parameters() if p.requires_grad}
     torchvisions = torchvision_model.build(cfg, state, 64)
     p6 = {f"backbone.fpn.extra_blocks.p6.{x}" for x in ("weight", "bias")}

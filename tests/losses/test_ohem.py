@@ -265,8 +265,7 @@ def test_double_precision(one_to_three):
 def test_alpha_per_class_moves_with_the_module_and_is_not_saved():
     ohem = OnlineHardExampleMining(alpha=[0.1, 0.5, 0.9])
     assert list(ohem.state_dict()) == [] and list(ohem.parameters()) == []
-    assert {b.device.type for b in ohem.to("meta").buffers()} == {"meta"}
-    assert ohem.cross_entropy.alpha.device.type == "meta"
+    assert [b.device.type for b in ohem.to("meta").buffers()] == ["meta"]
 
 
 @pytest.mark.parametrize(

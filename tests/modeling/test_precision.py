@@ -74,19 +74,23 @@ def test_backbone_and_head_compute_in_it_and_nothing_else(name, dtype):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name, largest_error", [("bf16", 0.05), ("fp16", 0.005)])
-def test_the_detections_are_those_of_float32_but_for_rounding(name, largest_error):
-    model, image = make_model().eval(), make_input()
+@pytest.mark.parametrize("name, error", [("bf16", 0.05), ("fp16", 0.01)])
+def test_predictions_and_detections_are_those_of_float32_but_for_rounding(name, error):
+    model, image, logits = make_model().eval(), make_input(), []
+    model.head.register_forward_hook(lambda head, inputs, outputs: logits.append(outputs[0][0].float()))
     (expected,) = model([image])
     model.inference_precision = name
     (output,) = model([image])
+    spread = (logits[0] - logits[0].mean()).norm()
+    assert 0 < (logits[1] - logits[0]).norm() < error * spread
+
     expected, detections = expected["instances"][:20], output["instances"]
     assert len(expected) > 0
     overlaps = pairwise_iou(expected.pred_boxes, detections.pred_boxes)
     overlaps[expected.pred_classes[:, None] != detections.pred_classes] = 0
-    close = (expected.scores[:, None] - detections.scores).abs() < largest_error
+    close = (expected.scores[:, None] - detections.scores).abs() < 10 * error
     # Of two boxes that score alike, NMS may keep the other.
-    assert ((overlaps > 1 - largest_error) & close).any(dim=1).float().mean() >= 0.8
+    assert ((overlaps > 0.9) & close).any(dim=1).float().mean() >= 0.75
 
 
 def test_training_is_left_alone():

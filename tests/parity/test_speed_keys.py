@@ -42,7 +42,7 @@ def test_losses_and_gradients_in_float32(make_pair, make_batch, assert_close):
     for keys in KEYS:
         losses, gradients, _ = losses_and_gradients(with_keys(keys, plain), batch)
         for name, loss in their_losses.items():
-            assert_close(f"{name}, sums in another order", losses[name], loss, 2e-5)
+            assert_close(f"{name}, sums in another order", losses[name], loss, 5e-5)
         name = "head.cls_score.weight"
         assert_close("class layer's gradient, sums in another order", gradients[name], their_gradients[name], 1e-3)
         for name, gradient in their_gradients.items():

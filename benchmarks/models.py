@@ -17,9 +17,9 @@ from retina_plugin import add_retina_config, merge_config
 CONFIG = Path(__file__).parents[1] / "configs" / "retinanet_R50.yaml"
 # KEY, VALUE, ... of a network for smoke tests.
 SMALL = ("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RETINANET.NUM_CLASSES", 5)
-# Pairs of anchor and class that score above the threshold of 0.05: of a trained detector, a few thousand of the 16
-# million of an 800 x 1344 picture.
-_CANDIDATES = 2e-4
+# Pairs of anchor and class of unit_batch() that score above the threshold of 0.05. With these weights, an 800 x 1344
+# picture has some 7000, as many as with a trained detector.
+_CANDIDATES = 500
 
 
 def plugin_config(device, overrides=()):
@@ -57,6 +57,11 @@ def build(cfg, state):
     return model
 
 
+def unit_batch():
+    """The picture on which activations have unit size. The top levels of a smaller one have too little to measure."""
+    return inputs.batch(320, images=1, boxes=1, num_classes=1)
+
+
 @lru_cache(maxsize=1)
 def weights(network=()):
     """Random weights with what training would have given them, the same in every process.
@@ -78,7 +83,7 @@ def weights(network=()):
                 layer.weight.normal_(std=math.sqrt(2 / layer.weight[0].numel()), generator=random)
                 if layer.bias is not None:
                     layer.bias.zero_()
-        images = model.preprocess_image(inputs.batch(96, images=2, boxes=1, num_classes=1)).tensor
+        images = model.preprocess_image(unit_batch()).tensor
         _spread_predictions(model, _normalize_activations(model, images))
     return model.state_dict()
 
@@ -117,6 +122,5 @@ def _spread_predictions(model, features):
     logits, deltas = (torch.cat([x.flatten() for x in outputs]) for outputs in model.head(features))  # no bias so far
     model.head.bbox_pred.weight.mul_(0.3 / deltas.std())
     model.head.cls_score.weight.div_(logits.std())
-    passing = max(round(_CANDIDATES * len(logits)), 20)  # small pictures detect something, too
-    threshold = (logits / logits.std()).kthvalue(len(logits) - passing).values
+    threshold = (logits / logits.std()).kthvalue(len(logits) - _CANDIDATES).values
     model.head.cls_score.bias.fill_(math.log(0.05 / 0.95) - threshold)

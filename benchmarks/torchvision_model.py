@@ -8,6 +8,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from benchmarks import inputs
+from benchmarks.models import unit_batch
 
 _P6 = "backbone.fpn.extra_blocks.p6"
 _RENAMES = [
@@ -68,7 +69,7 @@ def build(cfg, state, size):
 def _draw_p6(model, cfg):
     weight = model.backbone.fpn.extra_blocks.p6.weight
     weight.normal_(generator=inputs.generator())
-    images = torch.stack([x["image"] for x in inputs.batch(96, images=2, boxes=1, num_classes=1)])
+    images = torch.stack([x["image"] for x in unit_batch()])
     mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
     weight.div_(model.backbone((images - mean) / std)["p6"].std())  # unit size, as the other levels
 

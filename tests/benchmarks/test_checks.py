@@ -74,19 +74,31 @@ def detections():
 
 
 def test_detections_of_the_plain_setting_are_the_same(detections):
-    case = case_of(inference)
-    side = "plugin, fp32"
-    case.check(side, detections, detections)
-    case.check(side, {**detections, "boxes": detections["boxes"] * (1 + 5e-5)}, detections)
-    with pytest.raises(Disagreement, match="boxes"):
-        case.check(side, {**detections, "boxes": detections["boxes"] * (1 + 2e-4)}, detections)
-    with pytest.raises(Disagreement, match="other detections"):
-        case.check(side, {**detections, "classes": (detections["classes"] + 1) % 80}, detections)
-    nothing = {name: value[:0] for name, value in detections.items()}
-    with pytest.raises(Disagreement, match="other detections"):
-        case.check(side, nothing, detections)
-    with pytest.raises(Disagreement, match="detects nothing"):
-        case.check(side, nothing, nothing)
+    case, side = case_of(inference), "plugin, fp32"
+
+    def check(expected=detections, **changes):
+        case.check(side, {**detections, **changes}, expected)
+
+    order = torch.randperm(9)
+    case.check(side, {name: value[order] for name, value in detections.items()}, detections)
+    largest = detections["boxes"].max()
+    check(boxes=detections["boxes"] + 0.9e-4 * largest)
+    with pytest.raises(Disagreement, match="lacks 9 and has 9 more"):
+        check(boxes=detections["boxes"] + 1.2e-4 * largest)
+    classes, image = detections["classes"].clone(), detections["image"].clone()
+    classes[3] += 1
+    image[4] += 1
+    for change in ({"classes": classes}, {"image": image}):
+        with pytest.raises(Disagreement, match="lacks 1 and has 1 more"):
+            check(**change)
+    for some in (slice(8), slice(0)):
+        with pytest.raises(Disagreement, match="[08] detections, but the reference has 9"):
+            case.check(side, {name: value[some] for name, value in detections.items()}, detections)
+        with pytest.raises(Disagreement, match="9 detections, but the reference has 8|the reference detects nothing"):
+            case.check(side, detections, {name: value[some] for name, value in detections.items()})
+    one_for_another = {name: torch.cat([value[1:2], value[1:]]) for name, value in detections.items()}
+    with pytest.raises(Disagreement, match="lacks 1 and has 0 more"):
+        case.check(side, one_for_another, detections)
 
 
 def test_detections_of_the_fast_settings_are_mostly_the_same(detections):

@@ -79,9 +79,7 @@ def test_anchors_that_are_not_positive_add_exactly_nothing(loss_type, share):
     loss = make_loss(loss_type)
     anchors, boxes = random_boxes(50), torch.stack([random_boxes(50), random_boxes(50)])
     deltas, positive = torch.randn(2, 50, 4), torch.rand(2, 50) < share
-    expected = sum(
-        loss(d[p][None], anchors[p], b[p][None], p[p][None]) for d, b, p in zip(deltas, boxes, positive)
-    )
+    expected = sum(loss(d[p][None], anchors[p], b[p][None], p[p][None]) for d, b, p in zip(deltas, boxes, positive))
     deltas[~positive], boxes[~positive] = math.nan, -math.inf
     result = loss(deltas.requires_grad_(), anchors, boxes, positive)
     result.backward()

@@ -34,7 +34,8 @@ def peak_of_case(module, args, index, side):
     if not _RESET.exists():
         return None
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module])
+    # Not the benchmark's module itself: as the program's main module, the process runs it again, with a warning.
+    context.set_forkserver_preload(["benchmarks.detectors"])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send_peak, args=(sender, module, args, index, side))
     process.start()

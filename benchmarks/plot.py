@@ -1,14 +1,18 @@
-"""Bars of the ratios, one panel a group of cases."""
+"""Bars of the ratios, those of a group of cases below its title."""
+
+from itertools import groupby
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from benchmarks.report import ratio_to_reference
 
+TICKS = [1 / 1000, 1 / 500, 1 / 200, 1 / 100, 1 / 50, 1 / 20, 1 / 10, 1 / 5, 1 / 2, 1, 2, 5, 10, 20, 50, 100]
+
 
 def draw(results, path):
-    """Draw the time of every side over the reference's, on a logarithmic axis.
+    """Draw the time of every side over the reference's as bars from 1, the faster ones to the left; logarithmic.
 
     Args:
         results: the raw figures of a benchmark.
@@ -17,31 +21,39 @@ def draw(results, path):
     Returns:
         matplotlib ``Figure``.
     """
-    groups = {}
-    for case in results["cases"]:
-        for side in case["sides"]:
-            value = ratio_to_reference(case, side)
-            if value is not None and side != case["reference"]:
-                groups.setdefault(case["group"], []).append((f"{case['name']}: {side}", side, value))
-    sides = list(dict.fromkeys(side for bars in groups.values() for _, side, _ in bars))
-    reference = results["cases"][0]["reference"]
+    rows = []  # (name, side, value) a bar, or (title, None, None)
+    for group, cases in groupby(results["cases"], lambda case: case["group"]):
+        cases = list(cases)
+        rows.append((group if len(cases) > 1 else f"{group}: {cases[0]['name']}", None, None))
+        for case in cases:
+            for side in case["sides"]:
+                value = ratio_to_reference(case, side)
+                if value is not None and side != case["reference"]:
+                    rows.append((side if len(cases) == 1 else f"{case['name']}: {side}", side, value))
+    bars = [(y, side, value) for y, (_, side, value) in enumerate(rows) if side]
+    sides = list(dict.fromkeys(side for _, side, _ in bars))
+    values = [value for _, _, value in bars]
 
-    figure = Figure(figsize=(9, 1 + sum(0.7 + 0.25 * len(bars) for bars in groups.values())), layout="constrained")
+    figure = Figure(figsize=(8, 1 + 0.24 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
-    heights = [2 + len(bars) for bars in groups.values()]
-    panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    for axes, (group, bars) in zip(panels, groups.items()):
-        names, colours, values = zip(*bars)
-        drawn = axes.barh(range(len(bars)), values, color=[f"C{sides.index(side) % 10}" for side in colours])
-        axes.bar_label(drawn, fmt="%.2g", padding=2, fontsize=7)
-        axes.set_yticks(range(len(bars)), names, fontsize=7)
-        axes.set_title(group, fontsize=9, loc="left")
-        axes.set_xscale("log")
-        axes.axvline(1, color="black", linewidth=1)
-        axes.invert_yaxis()
-        axes.margins(x=0.1)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[-1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panels[-1].set_xlabel(f"time over that of {reference} (line: equal), {results['environment']['name']}")
-    figure.savefig(path, dpi=120)
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    for y, side, value in bars:
+        axes.barh(y, value - 1, left=1, color=f"C{sides.index(side) % 10}")
+        offset, alignment = (-3, "right") if value < 1 else (3, "left")
+        axes.annotate(f"{value:.2g}", (value, y), (offset, 0), textcoords="offset points", ha=alignment, va="center")
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xlim(min(*values, 0.9) / 1.4, max(*values, 1.1) * 1.4)
+    axes.set_xticks([tick for tick in TICKS if axes.get_xlim()[0] < tick < axes.get_xlim()[1]])
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+    for label, (_, side, _) in zip(axes.get_yticklabels(), rows):
+        label.set_fontweight("normal" if side else "bold")
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    reference, where = results["cases"][0]["reference"], results["environment"]["name"]
+    axes.set_xlabel(f"time over that of {reference} on this {where}")
+    figure.savefig(path, dpi=100)
     return figure

@@ -43,7 +43,9 @@ def draw(results, path):
         offset, alignment = (-3, "right") if value < 1 else (3, "left")
         axes.annotate(f"{value:.2g}", (value, y), (offset, 0), textcoords="offset points", ha=alignment, va="center")
     axes.axvline(1, color="black", linewidth=1)
-    axes.set_xlim(min(*values, 0.9) / 1.4, max(*values, 1.1) * 1.4)
+    least, most = min(*values, 0.9), max(*values, 1.1)
+    space = 1.2 * (most / least) ** 0.15  # for the numbers
+    axes.set_xlim(least / space, most * space)
     axes.set_xticks([tick for tick in TICKS if axes.get_xlim()[0] < tick < axes.get_xlim()[1]])
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())

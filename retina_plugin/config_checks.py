@@ -5,7 +5,6 @@ itself (a range, the name of a mode) is checked where the part is built.
 """
 
 import itertools
-import json
 import os
 
 import torch
@@ -15,6 +14,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils.file_io import PathManager
 
 from retina_plugin.config import ConfigError, add_retina_config, did_you_mean, flatten, require_retina_config
+from retina_plugin.data.class_names import class_names
 from retina_plugin.evaluation.build import BOX_EVALUATOR_TYPES
 
 # Keys of R-CNN that have a twin in RetinaNet.
@@ -268,23 +268,10 @@ def _class_count_problems(cfg, names):
     if not builds_focal_retinanet(cfg):
         return
     for name in dict.fromkeys(names):
-        classes = _class_names(name)
+        classes = class_names(name)
         if classes is not None and len(classes) != cfg.MODEL.RETINANET.NUM_CLASSES:
             yield (
                 f"MODEL.RETINANET.NUM_CLASSES is {cfg.MODEL.RETINANET.NUM_CLASSES}, but data set '{name}' has "
                 f"{len(classes)} classes ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}). "
                 f"Set it to {len(classes)}"
             )
-
-
-def _class_names(dataset_name):
-    """The classes of a data set, None where nothing but loading it tells."""
-    if dataset_name not in DatasetCatalog:
-        return None
-    metadata = MetadataCatalog.get(dataset_name)
-    classes, json_file = metadata.get("thing_classes", None), metadata.get("json_file", None)
-    if classes is not None or json_file is None or not PathManager.isfile(json_file):
-        return classes
-    # `register_coco_instances` names no classes: Detectron2 takes all categories of the file when it loads it.
-    with PathManager.open(json_file) as file:
-        return [category["name"] for category in json.load(file).get("categories", [])]

@@ -63,6 +63,9 @@ def add_retina_config(cfg):
     # training with SOLVER.AMP.ENABLED: "fp16" (scaled gradients, on a GPU alone) or "bf16".
     cfg.TEST.PRECISION = "fp32"
     cfg.SOLVER.AMP.PRECISION = "fp16"
+    # Whether weights may be read that name functions and classes to call, which may do anything. Without it, reading a
+    # file runs nothing of it.
+    cfg.MODEL.WEIGHTS_ALLOW_PICKLE = False
 
 
 def require_retina_config(cfg):

@@ -1,0 +1,140 @@
+"""Detectron2's checkpointer with safe reading, strict loading and whole files."""
+
+import copy
+import os
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+
+from retina_plugin.checkpoint import loading, writing
+from retina_plugin.checkpoint.errors import CheckpointError
+from retina_plugin.checkpoint.reader import read_checkpoint
+
+
+class RetinaCheckpointer(DetectionCheckpointer):
+    """Reads what ``DetectionCheckpointer`` reads, and does nothing by halves.
+
+    - A file is read without running what it contains (:mod:`~retina_plugin.checkpoint.reader`).
+    - Everything is checked before the first parameter changes (:mod:`~retina_plugin.checkpoint.loading`). Where
+      Detectron2 skips what does not fit with a warning, this is an error.
+    - Fine-tuning to other classes keeps the rows of those that stay (:mod:`~retina_plugin.checkpoint.class_rows`).
+    - A file that ``last_checkpoint`` names is whole, whenever the process is killed, and holds no pickled code
+      (:mod:`~retina_plugin.checkpoint.writing`).
+    """
+
+    def __init__(
+        self,
+        model,
+        save_dir="",
+        *,
+        strict=False,
+        class_names=None,
+        allow_pickle=False,
+        save_to_disk=None,
+        **checkpointables,
+    ):
+        """
+        Args:
+            model: as for ``DetectionCheckpointer``.
+            save_dir: folder of the checkpoints; empty to save none.
+            strict: for evaluation: everything of the model must be in the file, nothing else may be, and the classes
+                must be those of ``class_names`` in this order. A run that is resumed is always loaded like this.
+            class_names: of the data, in the order of its labels; written into checkpoints, and compared with those of
+                a file that is loaded. None if they are not known.
+            allow_pickle: see :func:`read_checkpoint`.
+            save_to_disk: whether this process writes; by default the main one.
+            checkpointables: objects with ``state_dict()`` and ``load_state_dict()`` that are saved with the model.
+        """
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.strict = strict
+        self.class_names = None if class_names is None else list(class_names)
+        self.allow_pickle = allow_pickle
+        self._has_saved = False
+
+    def load(self, path, checkpointables=None):
+        """Load weights, and the state of a run that is resumed.
+
+        Args:
+            path: of :func:`read_checkpoint`; empty to load nothing.
+            checkpointables: names of the checkpointables to load; by default all that the file has.
+
+        Returns:
+            dict: what else the file has.
+
+        Raises:
+            CheckpointError: the weights cannot be used. Model and checkpointables are as before.
+        """
+        if not path:
+            if self.strict:
+                raise CheckpointError("MODEL.WEIGHTS is empty: there are no weights to evaluate. Name a file")
+            self.logger.info("MODEL.WEIGHTS is empty: the model starts from its initialisation")
+            return {}
+        self.logger.info("Loading weights %s", path)
+        checkpoint = self._load_file(path)
+        names = self.checkpointables if checkpointables is None else checkpointables
+        names = [name for name in names if name in checkpoint]
+        try:
+            plan = loading.plan(self.model, checkpoint, strict=self.strict or bool(names), class_names=self.class_names)
+        except CheckpointError as error:
+            raise CheckpointError(f"weights {path}: {error}") from error.__cause__
+        del checkpoint["model"]
+        missing = self._change(plan, {name: checkpoint.pop(name) for name in names}, path)
+        self.logger.info("Weights %s:\n%s", path, loading.summary(plan, self.model, missing))
+        return checkpoint
+
+    def save(self, name, **kwargs):
+        """Write model, checkpointables, ``kwargs`` and the names of the classes to ``save_dir/NAME.pth``.
+
+        ``last_checkpoint`` names the file once it is whole.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        if self.class_names is not None:
+            kwargs.setdefault("class_names", self.class_names)
+        if "://" in self.save_dir:  # of a handler of Detectron2's PathManager, which has no step that renames
+            super().save(name, **kwargs)
+            return
+        if not self._has_saved:
+            writing.remove_unfinished(self.save_dir)
+            self._has_saved = True
+        states = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
+        data = {"model": self.model.state_dict(), **states, **kwargs}
+        data = {key: writing.to_plain(value, key) for key, value in data.items()}
+        file_name = f"{name}.pth"
+        if os.path.basename(file_name) != file_name:
+            raise ValueError(f"a checkpoint is named without a folder, got {name}")
+        path = os.path.join(self.save_dir, file_name)
+        self.logger.info("Saving checkpoint to %s", path)
+        writing.write_whole(path, lambda file: torch.save(data, file))
+        self.tag_last_checkpoint(file_name)
+
+    def tag_last_checkpoint(self, last_filename_basename):
+        """Let ``last_checkpoint`` name a file of ``save_dir``."""
+        if "://" in self.save_dir:
+            super().tag_last_checkpoint(last_filename_basename)
+            return
+        name = last_filename_basename.encode()
+        writing.write_whole(os.path.join(self.save_dir, "last_checkpoint"), lambda file: file.write(name))
+
+    def _load_file(self, filename):
+        return read_checkpoint(filename, allow_pickle=self.allow_pickle)
+
+    def _change(self, plan, states, path):
+        """Change model and checkpointables, or none of them; returns the names that the file has nothing for."""
+        before = {}
+        if states:  # only their own code knows whether they fit
+            before = {name: copy.deepcopy(self.checkpointables[name].state_dict()) for name in states}
+            weights_before = {key: value.clone() for key, value in self.model.state_dict().items()}
+        missing = self.model.load_state_dict(plan.weights, strict=False).missing_keys
+        try:
+            for name, state in states.items():
+                self.checkpointables[name].load_state_dict(state)
+        except Exception as error:
+            self.model.load_state_dict(weights_before, strict=False)
+            for name, state in before.items():
+                self.checkpointables[name].load_state_dict(state)
+            raise CheckpointError(
+                f"weights {path}: the model fits, but not the state of the run ({' '.join(str(error).split())}). Start "
+                "a new run from them: MODEL.WEIGHTS, without --resume"
+            ) from error
+        return missing

@@ -10,6 +10,7 @@ Arguments are those of Detectron2's ``tools/train_net.py``; see --help.
 import sys
 
 from retina_plugin import ConfigError, engine  # first: makes Detectron2 importable
+from retina_plugin.checkpoint import CheckpointError
 
 from detectron2.engine import default_argument_parser, launch  # isort: skip
 
@@ -38,3 +39,5 @@ if __name__ == "__main__":
         )
     except ConfigError as error:
         sys.exit("\n".join(f"error: {problem}" for problem in error.problems))
+    except CheckpointError as error:
+        sys.exit(f"error: {error}")

@@ -1,15 +1,16 @@
-"""Detectron2's ``DefaultTrainer`` with an evaluator, a check of the data, bf16 and checkpoints that can be resumed."""
+"""Detectron2's ``DefaultTrainer`` with an evaluator, a check of the data, bf16 and checkpoints that can be trusted."""
 
 import logging
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import DefaultTrainer, TrainerBase
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from retina_plugin.config import require_retina_config
+from retina_plugin.checkpoint import RetinaCheckpointer
+from retina_plugin.config import ConfigError, require_retina_config
 from retina_plugin.config_checks import check_class_count
+from retina_plugin.data.class_names import common_class_names
 from retina_plugin.evaluation import build_evaluator
 from retina_plugin.modeling.precision import autocast
 
@@ -40,6 +41,19 @@ class RetinaTrainer(DefaultTrainer):
         # Backward may be inside: it computes in the precisions of forward, with operators that autocast leaves alone.
         with autocast(torch.device(self.cfg.MODEL.DEVICE).type, self._precision):
             super().run_step()
+
+    def build_hooks(self):
+        # Detectron2 has just made its own checkpointer, and here hands it to the hooks.
+        made = self.checkpointer
+        self.checkpointer = RetinaCheckpointer(
+            made.model,
+            made.save_dir,
+            class_names=_class_names(self.cfg.DATASETS.TRAIN),
+            allow_pickle=self.cfg.MODEL.WEIGHTS_ALLOW_PICKLE,
+            save_to_disk=made.save_to_disk,
+            **made.checkpointables,
+        )
+        return super().build_hooks()
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
@@ -83,10 +97,27 @@ def evaluate(cfg, *, resume=False):
 
     Returns:
         dict: of :meth:`DefaultTrainer.test`.
+
+    Raises:
+        CheckpointError: the weights are not those of this model, or of the classes of the data.
     """
     model = RetinaTrainer.build_model(cfg)
-    DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    checkpointer = RetinaCheckpointer(
+        model,
+        cfg.OUTPUT_DIR,
+        strict=True,
+        class_names=_class_names(cfg.DATASETS.TEST),
+        allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE,
+    )
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = RetinaTrainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
+
+
+def _class_names(dataset_names):
+    try:
+        return common_class_names(dataset_names)
+    except ValueError as error:
+        raise ConfigError([f"DATASETS: {error}"]) from error

@@ -109,3 +109,12 @@ def test_a_misspelt_key_is_refused_before_anything_starts(train_net, tmp_path):
     code, log, errors = train_net("SOLVER.BASE_LRR", "0.1", "OUTPUT_DIR", tmp_path / "out")
     assert code == 1 and "error: unknown key SOLVER.BASE_LRR" in errors and "Traceback" not in errors
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_cannot_be_used_are_an_error_in_a_line(train_net, tmp_path):
+    (tmp_path / "model.pkl").write_bytes(b"cposix\nsystem\n(S'touch it_ran'\ntR.")
+    arguments = ("OUTPUT_DIR", tmp_path / "out", "MODEL.WEIGHTS", tmp_path / "model.pkl")
+    code, log, errors = train_net(*SMALL, *arguments)
+    assert code == 1 and "Traceback" not in errors and "Starting training" not in log
+    assert f"error: weights {tmp_path}/model.pkl: this file is unsafe: it names posix.system" in errors
+    assert "MODEL.WEIGHTS_ALLOW_PICKLE True" in errors

@@ -131,8 +131,9 @@ def _remap(model, weights, layer, file_names, class_names):
     rows = len(weights[keys[0]]) if weights[keys[0]].ndim else 0
     if file_names is not None and rows != num_anchors * len(file_names):
         raise CheckpointError(
-            f"{keys[0]} has {rows} rows for its {len(file_names)} classes, and {num_anchors * num_classes} in the "
-            f"model for {num_classes}: the model has {num_anchors} anchors a cell (MODEL.ANCHOR_GENERATOR), the file others"
+            f"{keys[0]} has {rows} rows for its {len(file_names)} classes, "
+            f"and {num_anchors * num_classes} in the model for {num_classes}: the model has {num_anchors} anchors "
+            "a cell (MODEL.ANCHOR_GENERATOR), and the file others"
         )
     if rows == 0 or rows % num_anchors:
         return [], ""  # another number of anchors: the shapes tell

@@ -66,7 +66,7 @@ HOSTILE = {
     **{f"os.system, protocol {p}": (lambda m, _: touch(m), p, "posix.system") for p in range(6)},
     "eval": (lambda m, _: Call(eval, create(m)), 2, "builtins.eval"),
     "exec": (lambda m, _: Call(exec, create(m)), 4, "builtins.exec"),
-    "subprocess.Popen": (lambda m, _: Call(subprocess.check_call, ["touch", str(m)]), 2, "subprocess.check_call"),
+    "subprocess": (lambda m, _: Call(subprocess.check_call, ["touch", str(m)]), 2, "subprocess.check_call"),
     "functools.partial": (lambda m, _: Call(functools.partial(os.system, f"touch {m}")), 2, "functools.partial"),
     "getattr": (lambda m, _: Call(Call(getattr, Call(importlib.import_module, "os"), "system"), f"touch {m}"), 2, None),
     "numpy.load": (in_numpy_file, 2, "numpy.load"),

@@ -23,7 +23,6 @@ import retina_plugin  # noqa: F401  first: makes Detectron2 importable
 
 import numpy as np  # isort: skip
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.engine import default_argument_parser
@@ -32,6 +31,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from retina_plugin.checkpoint import RetinaCheckpointer
 from retina_plugin.config_checks import builds_focal_retinanet, check_class_count
 from retina_plugin.engine import load_config
 from retina_plugin.losses.focal import pointwise_focal
@@ -135,39 +135,17 @@ def build_loader(cfg, dataset_name):
     return build_detection_test_loader(records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
 
 
-class _StrictCheckpointer(DetectionCheckpointer):
-    """Detectron2's own warns of what does not fit, and leaves the random weights in place."""
-
-    def _load_model(self, checkpoint):
-        incompatible = super()._load_model(checkpoint)
-        reshaped = [key for key, _, _ in incompatible.incorrect_shapes]
-        problems = {
-            "missing": [key for key in incompatible.missing_keys if key not in reshaped],
-            # Old files have the mean and the deviation of the pixels, which come from the configuration now.
-            "unknown": [key for key in incompatible.unexpected_keys if key not in ("pixel_mean", "pixel_std")],
-            "of another shape": reshaped,
-        }
-        problems = [f"{len(keys)} {what} ({keys[0]}, ...)" for what, keys in problems.items() if keys]
-        if problems:
-            raise ValueError(f"they are those of another model; parameters: {', '.join(problems)}")
-        return incompatible
-
-
 def load_model(cfg, weights):
     """Build the configured detector, in evaluation mode.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no checkpoint, or one of another model.
+        CheckpointError: it is no checkpoint, or one of another model.
     """
     if not weights.is_file():
         raise FileNotFoundError(f"no weights {weights}: let the training finish, or name a checkpoint with --weights")
     model = build_model(cfg)
-    try:
-        _StrictCheckpointer(model).load(str(weights))
-    except Exception as error:  # a file that is no checkpoint fails in many ways
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"cannot use the weights {weights}: {reason}") from error
+    RetinaCheckpointer(model, strict=True).load(str(weights))
     return model.eval()
 
 

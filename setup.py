@@ -5,11 +5,27 @@ see one that conda installed. Without Detectron2, ``import retina_plugin`` says 
 """
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.resolve()
+
+
+def link_configs():
+    """Make configs/ a part of the package, for retina_plugin.model_zoo, as Detectron2 does with its own."""
+    inside = HERE / "retina_plugin" / "configs"
+    if inside.is_symlink():
+        inside.unlink()
+    elif inside.exists():
+        shutil.rmtree(inside)
+    try:
+        inside.symlink_to(HERE / "configs", target_is_directory=True)
+    except OSError:  # Windows, without the right to make links
+        shutil.copytree(HERE / "configs", inside)
+    return [str(path.relative_to(HERE / "configs").parent / "*.yaml") for path in (HERE / "configs").rglob("*.yaml")]
+
 
 setup(
     name="retina_plugin",
@@ -19,6 +35,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["retina_plugin", "retina_plugin.*"]),
+    package_data={"retina_plugin": sorted({f"configs/{pattern}" for pattern in link_configs()})},
     python_requires=">=3.10",
     extras_require={"quickstart": ["scikit-learn"]},
 )

@@ -51,8 +51,15 @@ def add_retina_config(cfg):
     # Whether the anchors that overlap a box most are positive although their IoU is below the threshold.
     # Detectron2's RetinaNet always does this; the paper names the thresholds alone.
     retinanet.ALLOW_LOW_QUALITY_MATCHES = True
+    # Whether boxes are cut at the borders of the picture before non-maximum suppression, as in torchvision, mmdetection
+    # and Detectron (1), or after it, as in Detectron2.
+    retinanet.CLIP_BOXES_BEFORE_NMS = False
     # What P6 is made from: "res5" (C5, as the paper and the model zoo) or "p5".
     fpn.TOP_BLOCK_IN_FEATURE = "res5"
+    # Whether P7 is made from ReLU(P6), as the paper says, or from P6 as it is, as in mmdetection.
+    fpn.TOP_BLOCK_RELU = True
+    # Pictures are padded to multiples of this: 32, the stride of C5, as Detectron2, or 128, as Detectron (1).
+    fpn.SIZE_DIVISIBILITY = 32
     # Whether backbone and head keep images, weights and activations in memory with a pixel's channels side by side
     # (torch.channels_last), in which convolutions are faster; on a CPU without AVX-512 in inference alone.
     cfg.MODEL.CHANNELS_LAST = False

@@ -10,7 +10,7 @@ import os
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.modeling import ANCHOR_GENERATOR_REGISTRY, BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils.file_io import PathManager
 
 from retina_plugin.config import ConfigError, add_retina_config, did_you_mean, flatten, require_retina_config
@@ -122,6 +122,7 @@ def _name_problems(cfg):
     for key, name, registry in [
         ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
         ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
+        ("MODEL.ANCHOR_GENERATOR.NAME", cfg.MODEL.ANCHOR_GENERATOR.NAME, ANCHOR_GENERATOR_REGISTRY),
         ("MODEL.RETINANET.HEAD_NAME", cfg.MODEL.RETINANET.HEAD_NAME, RETINANET_HEAD_REGISTRY),
         ("MODEL.RETINANET.CLS_LOSS", cfg.MODEL.RETINANET.CLS_LOSS, CLASSIFICATION_LOSS_REGISTRY),
     ]:
@@ -164,12 +165,14 @@ def _model_problems(cfg):
                 f"MODEL.ANCHOR_GENERATOR.{key} has {len(lists)} lists for the {len(used)} levels of "
                 "MODEL.RETINANET.IN_FEATURES; give one list a level, or one for all"
             )
-    backbone, source = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.FPN.TOP_BLOCK_IN_FEATURE
-    if backbone == "build_retinanet_resnet_fpn_backbone" and source != "res5":
-        yield (
-            f"MODEL.FPN.TOP_BLOCK_IN_FEATURE is {source}, which MODEL.BACKBONE.NAME {backbone} does not read. "
-            "Did you mean build_p3p7_resnet_fpn_backbone?"
-        )
+    backbone = cfg.MODEL.BACKBONE.NAME
+    for key in ("MODEL.FPN.TOP_BLOCK_IN_FEATURE", "MODEL.FPN.TOP_BLOCK_RELU", "MODEL.FPN.SIZE_DIVISIBILITY"):
+        value = cfg.MODEL.FPN[key.rpartition(".")[2]]
+        if backbone == "build_retinanet_resnet_fpn_backbone" and value != default[key]:
+            yield (
+                f"{key} is {value}, which MODEL.BACKBONE.NAME {backbone} does not read. "
+                "Did you mean build_p3p7_resnet_fpn_backbone?"
+            )
     if backbone == "build_p3p7_resnet_fpn_backbone":
         made = [f"p{f[3:]}" for f in cfg.MODEL.FPN.IN_FEATURES] + ["p6", "p7"]
         if used and used != made:

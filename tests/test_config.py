@@ -38,9 +38,12 @@ def test_adds_keys_and_changes_none():
         "FUSED_LOSS",
         "LOSS_NORMALIZER",
         "ALLOW_LOW_QUALITY_MATCHES",
+        "CLIP_BOXES_BEFORE_NMS",
     ):
         after.MODEL.RETINANET.pop(key)
     after.MODEL.FPN.pop("TOP_BLOCK_IN_FEATURE")
+    after.MODEL.FPN.pop("TOP_BLOCK_RELU")
+    after.MODEL.FPN.pop("SIZE_DIVISIBILITY")
     after.MODEL.pop("CHANNELS_LAST")
     after.MODEL.BACKBONE.pop("FOLD_FROZEN_BN")
     after.TEST.pop("PRECISION")

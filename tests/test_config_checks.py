@@ -121,6 +121,7 @@ def test_settings_of_rcnn_concern_our_detector_alone():
         ("MODEL.META_ARCHITECTURE", "FocalRetinanet", "FocalRetinaNet"),
         ("MODEL.BACKBONE.NAME", "build_p3p7_resnet_fpn", "build_p3p7_resnet_fpn_backbone"),
         ("MODEL.RETINANET.HEAD_NAME", "RetinanetHead", "RetinaNetHead"),
+        ("MODEL.ANCHOR_GENERATOR.NAME", "TorchVisionAnchorGenerator", "TorchvisionAnchorGenerator"),
         ("MODEL.RETINANET.CLS_LOSS", "focl", "focal"),
         ("DATASETS.TEST", ("checkd_set",), "checked_set"),
     ],
@@ -266,10 +267,15 @@ def test_a_subclass_is_checked_like_the_detector():
     assert len(lines) == 1 and "MODEL.ROI_HEADS.NUM_CLASSES" in lines[0]
 
 
-def test_a_source_of_p6_that_the_backbone_does_not_read():
+@pytest.mark.parametrize(
+    "key, value", [("TOP_BLOCK_IN_FEATURE", "p5"), ("TOP_BLOCK_RELU", False), ("SIZE_DIVISIBILITY", 128)]
+)
+def test_a_pyramid_that_the_backbone_does_not_read(key, value):
     name = "build_retinanet_resnet_fpn_backbone"
-    (line,) = problems("MODEL.BACKBONE.NAME", name, "MODEL.FPN.TOP_BLOCK_IN_FEATURE", "p5")
-    assert line.endswith("Did you mean build_p3p7_resnet_fpn_backbone?")
+    (line,) = problems("MODEL.BACKBONE.NAME", name, f"MODEL.FPN.{key}", value)
+    assert line.startswith(f"MODEL.FPN.{key} is {value}") and line.endswith(
+        "Did you mean build_p3p7_resnet_fpn_backbone?"
+    )
     check_config(make_cfg("MODEL.BACKBONE.NAME", name))
 
 

@@ -1,5 +1,6 @@
 """The parts of RetinaNet (section 4), registered with Detectron2."""
 
+from retina_plugin.modeling.anchors import DetectronAnchorGenerator, TorchvisionAnchorGenerator
 from retina_plugin.modeling.backbone import build_p3p7_resnet_fpn_backbone
 from retina_plugin.modeling.box_regression import BoxRegressionLoss
 from retina_plugin.modeling.head import RETINANET_HEAD_REGISTRY, RetinaNetHead, build_retinanet_head
@@ -11,9 +12,11 @@ __all__ = [
     "RETINANET_HEAD_REGISTRY",
     "AnchorMatcher",
     "BoxRegressionLoss",
+    "DetectronAnchorGenerator",
     "FocalRetinaNet",
     "Postprocessor",
     "RetinaNetHead",
+    "TorchvisionAnchorGenerator",
     "build_p3p7_resnet_fpn_backbone",
     "build_retinanet_head",
 ]

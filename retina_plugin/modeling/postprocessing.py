@@ -27,6 +27,7 @@ class Postprocessor:
         topk_candidates=1000,
         nms_thresh=0.5,
         max_detections_per_image=100,
+        clip_before_nms=False,
     ):
         """
         Args:
@@ -35,12 +36,14 @@ class Postprocessor:
             topk_candidates: the most candidates of a level.
             nms_thresh: of two boxes of a class with a higher IoU, the one with the lower score goes.
             max_detections_per_image: the most detections of an image, over all levels and classes.
+            clip_before_nms: cut boxes at the borders of the picture before NMS compares them, not only afterwards.
         """
         self.box2box_transform = box2box_transform
         self.score_thresh = score_thresh
         self.topk_candidates = topk_candidates
         self.nms_thresh = nms_thresh
         self.max_detections_per_image = max_detections_per_image
+        self.clip_before_nms = clip_before_nms
 
     @classmethod
     def from_config(cls, cfg):
@@ -50,6 +53,7 @@ class Postprocessor:
             "topk_candidates": cfg.MODEL.RETINANET.TOPK_CANDIDATES_TEST,
             "nms_thresh": cfg.MODEL.RETINANET.NMS_THRESH_TEST,
             "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "clip_before_nms": cfg.MODEL.RETINANET.CLIP_BOXES_BEFORE_NMS,
         }
 
     def __call__(self, anchors, logits, deltas, image_sizes):
@@ -62,7 +66,8 @@ class Postprocessor:
             image_sizes: N pairs (height, width) of the unpadded images, in pixels.
 
         Returns:
-            list of N ``Instances`` with ``pred_boxes`` (XYXY in pixels of the network's input, not clipped),
+            list of N ``Instances`` with ``pred_boxes`` (XYXY in pixels of the network's input, not clipped unless
+            ``clip_before_nms``),
             ``scores`` (descending) and ``pred_classes``.
         """
         return [
@@ -79,6 +84,8 @@ class Postprocessor:
             scores=scores.float(),
             pred_classes=classes,
         )
+        if self.clip_before_nms:
+            candidates.pred_boxes.clip(image_size)
         keep = batched_nms(candidates.pred_boxes.tensor, candidates.scores, classes, self.nms_thresh)
         return candidates[keep[: self.max_detections_per_image]]
 

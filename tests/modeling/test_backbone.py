@@ -60,6 +60,11 @@ def test_depths(depth, blocks):
     assert backbone.top_block.p6.in_channels == (512 if depth < 50 else 2048)
 
 
+def test_padding_is_asked_for():
+    assert make_backbone().size_divisibility == 32
+    assert make_backbone(MODEL__FPN__SIZE_DIVISIBILITY=128).size_divisibility == 128
+
+
 def test_resnext():
     backbone = make_backbone(50, MODEL__RESNETS__NUM_GROUPS=32, MODEL__RESNETS__WIDTH_PER_GROUP=8)
     conv = backbone.bottom_up.res2[0].conv2
@@ -72,10 +77,23 @@ def test_starts_at_p2_when_asked():
     assert list(backbone.output_shape()) == ["p2", "p3", "p4", "p5", "p6", "p7"]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("relu", [True, False])
+def test_p7_is_made_from_p6_with_or_without_relu(relu):
+    backbone = make_backbone(MODEL__FPN__TOP_BLOCK_RELU=relu)
+    levels = backbone(torch.randn(1, 3, 128, 128))
+    p6, p7 = levels["p6"], backbone.top_block.p7
+    expected = F.conv2d(p6.relu() if relu else p6, p7.weight, p7.bias, stride=2, padding=1)
+    assert (p6 < 0).any() and torch.equal(levels["p7"], expected)
+    assert set(dict(backbone.top_block.named_parameters())) == {f"p{i}.{x}" for i in (6, 7) for x in ("weight", "bias")}
+
+
 @pytest.mark.parametrize(
     "overrides, message",
     [
         ({"MODEL__FPN__TOP_BLOCK_IN_FEATURE": "p4"}, "p4.*res5 or p5"),
+        ({"MODEL__FPN__SIZE_DIVISIBILITY": 48}, "multiple of 32, got 48"),
+        ({"MODEL__FPN__SIZE_DIVISIBILITY": 0}, "multiple of 32, got 0"),
         ({"MODEL__FPN__IN_FEATURES": ["res3", "res4"]}, "end at res5"),
         ({"MODEL__RESNETS__OUT_FEATURES": ["res4", "res5"]}, "OUT_FEATURES"),
     ],

@@ -199,3 +199,17 @@ def test_makes_no_tensor_of_the_size_of_the_logits_where_all_are_equal(monkeypat
     with LargestAllocation(*logits, *deltas) as largest:
         postprocess(anchors, logits, deltas, [(100, 150)])
     assert 0 < largest.nbytes < logits[0].numel()
+
+
+@pytest.mark.parametrize("clip_before_nms, kept", [(False, [0, 1]), (True, [0])])
+def test_boxes_that_overlap_within_the_picture_alone(clip_before_nms, kept):
+    """Both reach from x = 60 to the border at 100: the same box once they end there, with an IoU of 40 / 180 before."""
+    boxes = torch.tensor([[60.0, 0.0, 100.0, 100.0], [60.0, 0.0, 240.0, 100.0]])
+    postprocess = Postprocessor(
+        box2box_transform=Box2BoxTransform(weights=WEIGHTS), clip_before_nms=clip_before_nms, nms_thresh=0.5
+    )
+    logits = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2, 1)
+    (found,) = postprocess([Boxes(boxes)], [logits], [torch.zeros(1, 1, 1, 2, 4)], [(100, 100)])
+    assert torch.equal(found.scores, logits.flatten().sigmoid()[kept])
+    expected = boxes.clamp(max=100) if clip_before_nms else boxes
+    assert torch.equal(found.pred_boxes.tensor, expected[kept])

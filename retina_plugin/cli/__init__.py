@@ -4,6 +4,6 @@ A command is a module: its docstring's first line is the help, ``add_arguments(p
 ``run(args)`` does the work. What a user got wrong is raised as ``OSError`` or ``ValueError``.
 """
 
-from retina_plugin.cli import contact_sheet, plot_losses
+from retina_plugin.cli import contact_sheet, convert, plot_losses
 
-COMMANDS = {"contact-sheet": contact_sheet, "plot-losses": plot_losses}
+COMMANDS = {"contact-sheet": contact_sheet, "convert": convert, "plot-losses": plot_losses}

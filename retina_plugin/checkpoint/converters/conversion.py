@@ -1,0 +1,143 @@
+"""What every conversion is made of: new names, another order of anchors and classes, and a configuration.
+
+A anchors a cell, K classes.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+import torch
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+
+from retina_plugin.checkpoint.reader import CheckpointError
+
+# Those of the data set, by their ids of 1 to 90, which leave some out.
+COCO_IDS = [category["id"] for category in COCO_CATEGORIES if category["isthing"]]
+COCO_NAMES = [category["name"] for category in COCO_CATEGORIES if category["isthing"]]
+
+# The statistics that torchvision's ImageNet backbones were trained with, on pictures of 0..255 here.
+RGB_INPUT = {
+    "MODEL": {"PIXEL_MEAN": [123.675, 116.28, 103.53], "PIXEL_STD": [58.395, 57.12, 57.375]},
+    "INPUT": {"FORMAT": "RGB"},
+}
+# Ours[a] is theirs[RATIO_MAJOR[a]], for three sizes and three ratios in the order that Base-RetinaNet.yaml has, too.
+RATIO_MAJOR = [3 * ratio + size for size in range(3) for ratio in range(3)]
+
+FROZEN_BN_EPS = 1e-5  # Detectron2's, without a key
+
+
+@dataclass
+class Conversion:
+    """Weights for ``FocalRetinaNet``, and what belongs to them.
+
+    Attributes:
+        model: name -> tensor, all that the detector has, but for the loss normaliser.
+        config: nested dict of keys, to be merged over Base-RetinaNet.yaml.
+        class_names: K names, or None where they are not known.
+        notes: sentences for the user: what was assumed, and what differs from the source.
+    """
+
+    model: dict
+    config: dict
+    class_names: list | None = None
+    notes: list = field(default_factory=list)
+
+
+def rename(weights, table):
+    """Apply a table of (pattern, replacement) in turn to every name.
+
+    Returns:
+        dict of new name -> tensor.
+
+    Raises:
+        CheckpointError: two names become one.
+    """
+    renamed, origin = {}, {}
+    for name, value in weights.items():
+        new = name
+        for pattern, replacement in table:
+            new = re.sub(pattern, replacement, new)
+        if new in renamed:
+            raise CheckpointError(f"{origin[new]} and {name} would both become {new}")
+        renamed[new], origin[new] = torch.as_tensor(value), name
+    return renamed
+
+
+def select_anchors(model, order):
+    """Reorder the anchors of a cell (in place): ours[a] is theirs[order[a]].
+
+    Raises:
+        CheckpointError: the weights have another number of anchors.
+    """
+    count = _num_anchors(model)
+    if count != len(order):
+        raise CheckpointError(
+            f"the weights have {count} anchors a cell, and only the standard {len(order)} (three sizes, three ratios) "
+            "can be converted: a file does not say in which order others are"
+        )
+    for name in ("cls_score.weight", "cls_score.bias", "bbox_pred.weight", "bbox_pred.bias"):
+        value = model[f"head.{name}"]
+        model[f"head.{name}"] = value.unflatten(0, (count, -1))[order].flatten(0, 1)
+
+
+def select_classes(model, rows):
+    """Keep the classes with the given indices, in this order (in place)."""
+    count = _num_anchors(model)
+    for name in ("head.cls_score.weight", "head.cls_score.bias"):
+        model[name] = model[name].unflatten(0, (count, -1))[:, rows].flatten(0, 1)
+
+
+def num_classes(model):
+    """K."""
+    outputs, count = len(model["head.cls_score.bias"]), _num_anchors(model)
+    if outputs % count:
+        raise CheckpointError(f"{outputs} logits a cell are no multiple of its {count} anchors")
+    return outputs // count
+
+
+def set_norm_eps(model, eps):
+    """Let frozen norms that add ``eps`` to the variance compute the same with Detectron2's 1e-5 (in place).
+
+    The scale is corrected, in float64: scale / sqrt(variance + eps) stays what it was.
+    """
+    if eps == FROZEN_BN_EPS:
+        return
+    for name, variance in model.items():
+        if name.endswith(".norm.running_var"):
+            scale = name.replace("running_var", "weight")
+            factor = ((variance.double() + FROZEN_BN_EPS) / (variance.double() + eps)).sqrt()
+            model[scale] = (model[scale].double() * factor).to(model[scale].dtype)
+
+
+def merged(*configs):
+    """Nested dicts in one; of a key, the last value holds."""
+    result = {}
+    for config in configs:
+        for key, value in config.items():
+            result[key] = merged(result.get(key, {}), value) if isinstance(value, dict) else value
+    return result
+
+
+def nested(keys):
+    """{"A.B": value} as {"A": {"B": value}}, with lists in place of tuples, as YAML has them."""
+    result = {}
+    for key, value in keys.items():
+        *sections, name = key.split(".")
+        node = result
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[name] = _as_lists(value)
+    return result
+
+
+def without_loss_normalizer(model):
+    """The weights of a detector of this plugin without what only its training needs."""
+    return {name: value for name, value in model.items() if not name.startswith("loss_normalizer.")}
+
+
+def _as_lists(value):
+    return [_as_lists(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _num_anchors(model):
+    return len(model["head.bbox_pred.bias"]) // 4

@@ -6,6 +6,7 @@ A source is a module with ``recognizes(names)``, whether a file with these names
 """
 
 from retina_plugin.checkpoint.converters import (
+    to_detectron2,
     torchvision,
 )
 from retina_plugin.checkpoint.reader import CheckpointError
@@ -13,7 +14,7 @@ from retina_plugin.checkpoint.reader import CheckpointError
 SOURCES = {
     "torchvision": torchvision,
 }
-TARGETS = {}
+TARGETS = {"detectron2": to_detectron2}
 
 
 def detect_source(names):

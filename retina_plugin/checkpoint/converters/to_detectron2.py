@@ -1,0 +1,58 @@
+"""This plugin's weights for Detectron2's own RetinaNet, which has the same names: only the loss normaliser goes.
+
+Exact, or refused: a detector that uses what Detectron2's own does not have cannot become one.
+"""
+
+from detectron2.config import get_cfg
+
+from retina_plugin.checkpoint.converters.conversion import Conversion, nested, without_loss_normalizer
+from retina_plugin.checkpoint.reader import CheckpointError
+from retina_plugin.config import add_retina_config, flatten
+
+# What Detectron2's own RetinaNet always has, in keys that this plugin adds.
+_ITS_OWN = {
+    "MODEL.RETINANET.HEAD_NAME": "RetinaNetHead",
+    "MODEL.RETINANET.CLIP_BOXES_BEFORE_NMS": False,
+    "MODEL.FPN.TOP_BLOCK_IN_FEATURE": "res5",
+    "MODEL.FPN.TOP_BLOCK_RELU": True,
+    "MODEL.FPN.SIZE_DIVISIBILITY": 32,
+}
+_BACKBONES = ("build_p3p7_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone")
+
+
+def export(checkpoint, cfg):
+    """
+    Args:
+        checkpoint: dict with ``model``, in this plugin's names.
+        cfg: the configuration of these weights.
+
+    Returns:
+        ``Conversion``, with all keys that differ from Detectron2's defaults.
+
+    Raises:
+        CheckpointError: Detectron2's RetinaNet would compute something else.
+    """
+    values = dict(flatten(cfg))
+    problems = [f"{key} is {values[key]}" for key, needed in _ITS_OWN.items() if values[key] != needed]
+    if cfg.MODEL.META_ARCHITECTURE != "FocalRetinaNet" or cfg.MODEL.BACKBONE.NAME not in _BACKBONES:
+        problems.append(f"the detector is {cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.BACKBONE.NAME}")
+    if cfg.MODEL.ANCHOR_GENERATOR.NAME != "DefaultAnchorGenerator":
+        problems.append(f"MODEL.ANCHOR_GENERATOR.NAME is {cfg.MODEL.ANCHOR_GENERATOR.NAME}")
+    if problems:
+        raise CheckpointError(f"Detectron2's own RetinaNet cannot compute the same: {'; '.join(problems)}")
+
+    defaults, plugins = dict(flatten(get_cfg())), get_cfg()
+    add_retina_config(plugins)
+    plugins = dict(flatten(plugins))
+    keys = {key: value for key, value in values.items() if key in defaults and value != defaults[key]}
+    keys |= {
+        "MODEL.META_ARCHITECTURE": "RetinaNet",
+        "MODEL.BACKBONE.NAME": "build_retinanet_resnet_fpn_backbone",
+        "VERSION": values["VERSION"],
+    }
+    notes = [
+        f"{key} {value} is not known to Detectron2, which would train otherwise."
+        for key, value in values.items()
+        if key not in defaults and key.startswith("MODEL.RETINANET.") and value != plugins[key]
+    ]
+    return Conversion(without_loss_normalizer(checkpoint["model"]), nested(keys), checkpoint.get("class_names"), notes)

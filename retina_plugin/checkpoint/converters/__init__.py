@@ -6,6 +6,7 @@ A source is a module with ``recognizes(names)``, whether a file with these names
 """
 
 from retina_plugin.checkpoint.converters import (
+    mmdetection,
     to_detectron2,
     torchvision,
 )
@@ -13,6 +14,7 @@ from retina_plugin.checkpoint.reader import CheckpointError
 
 SOURCES = {
     "torchvision": torchvision,
+    "mmdetection": mmdetection,
 }
 TARGETS = {"detectron2": to_detectron2}
 

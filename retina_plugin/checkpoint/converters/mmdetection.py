@@ -1,0 +1,100 @@
+"""mmdetection's RetinaNet on a ResNet or ResNeXt (``retinanet_r50_fpn`` and its kin).
+
+P7 is made from P6 without a ReLU between. Where mmdetection keeps a box from becoming smaller than its anchor by more
+than a factor of 62.5, this detector does not: such a box differs by less than 1/62.5 of its anchor's sides.
+"""
+
+from retina_plugin.checkpoint.converters.architecture import network_config, torchvision_resnet
+from retina_plugin.checkpoint.converters.conversion import (
+    COCO_NAMES,
+    FROZEN_BN_EPS,
+    RATIO_MAJOR,
+    RGB_INPUT,
+    Conversion,
+    merged,
+    num_classes,
+    rename,
+    select_anchors,
+    set_norm_eps,
+)
+
+_RENAMES = [
+    *torchvision_resnet("backbone."),
+    *((rf"^neck\.lateral_convs\.{i}\.conv\.", f"backbone.fpn_lateral{i + 3}.") for i in range(3)),
+    *((rf"^neck\.fpn_convs\.{i}\.conv\.", f"backbone.fpn_output{i + 3}.") for i in range(3)),
+    *((rf"^neck\.fpn_convs\.{i + 3}\.conv\.", f"backbone.top_block.p{i + 6}.") for i in range(2)),
+    *((rf"^bbox_head\.cls_convs\.{i}\.conv\.", f"head.cls_subnet.{2 * i}.") for i in range(4)),
+    *((rf"^bbox_head\.reg_convs\.{i}\.conv\.", f"head.bbox_subnet.{2 * i}.") for i in range(4)),
+    (r"^bbox_head\.retina_cls\.", "head.cls_score."),
+    (r"^bbox_head\.retina_reg\.", "head.bbox_pred."),
+]
+_CONFIG = {
+    "MODEL": {
+        "FPN": {"TOP_BLOCK_RELU": False},
+        "RETINANET": {
+            "SCORE_THRESH_TEST": 0.05,
+            "TOPK_CANDIDATES_TEST": 1000,
+            "NMS_THRESH_TEST": 0.5,
+            "CLIP_BOXES_BEFORE_NMS": True,
+            "BBOX_REG_WEIGHTS": [1.0, 1.0, 1.0, 1.0],
+        },
+    },
+    "INPUT": {"MIN_SIZE_TEST": 800, "MAX_SIZE_TEST": 1333},
+    "TEST": {"DETECTIONS_PER_IMAGE": 100},
+}
+# The two kinds of ImageNet weights that its configurations start from.
+_PYTORCH_STYLE = merged(RGB_INPUT, {"MODEL": {"RESNETS": {"STRIDE_IN_1X1": False}}})
+_CAFFE_STYLE = {
+    "MODEL": {
+        "PIXEL_MEAN": [103.53, 116.28, 123.675],
+        "PIXEL_STD": [1.0, 1.0, 1.0],
+        "RESNETS": {"STRIDE_IN_1X1": True},
+    },
+    "INPUT": {"FORMAT": "BGR"},
+}
+
+
+def recognizes(names):
+    return "bbox_head.retina_cls.weight" in names
+
+
+def convert(checkpoint, norm_eps=None):
+    """
+    Args:
+        checkpoint: dict with ``model``, and ``meta`` where mmdetection wrote it: the configuration and the classes.
+        norm_eps: what the backbone's norms add to the variance; None for 1e-5, its default.
+
+    Returns:
+        ``Conversion``.
+
+    Raises:
+        CheckpointError: the weights are no RetinaNet that this detector can be.
+    """
+    model = rename(
+        {name: value for name, value in checkpoint["model"].items() if not name.endswith(".num_batches_tracked")},
+        _RENAMES,
+    )
+    network = network_config(model)
+    set_norm_eps(model, FROZEN_BN_EPS if norm_eps is None else norm_eps)
+    select_anchors(model, RATIO_MAJOR)
+    meta, notes = checkpoint.get("meta") or {}, []
+    class_names = _class_names(meta)
+    if class_names is None and num_classes(model) == len(COCO_NAMES):
+        class_names = list(COCO_NAMES)
+        notes.append("The 80 classes were taken to be COCO's, in mmdetection's order.")
+    config_text = str(meta.get("config") or meta.get("cfg") or "")
+    caffe = "caffe" in config_text
+    if not config_text:
+        notes.append(
+            "The file does not say what pictures it was trained with. They were taken to be RGB with ImageNet's mean "
+            "and deviation, the stride to be in the 3x3 convolutions ('pytorch' style). For 'caffe' style set "
+            "INPUT.FORMAT BGR, PIXEL_MEAN [103.53, 116.28, 123.675], PIXEL_STD [1, 1, 1] and STRIDE_IN_1X1 True."
+        )
+    notes.append("mmdetection keeps boxes from becoming 62.5 times smaller than their anchors; this detector does not.")
+    return Conversion(model, merged(network, _CAFFE_STYLE if caffe else _PYTORCH_STYLE, _CONFIG), class_names, notes)
+
+
+def _class_names(meta):
+    dataset = meta.get("dataset_meta") or {}
+    names = meta.get("CLASSES") or dataset.get("classes") or dataset.get("CLASSES")
+    return None if names is None else [str(name) for name in names]

@@ -6,6 +6,7 @@ A source is a module with ``recognizes(names)``, whether a file with these names
 """
 
 from retina_plugin.checkpoint.converters import (
+    detectron,
     mmdetection,
     to_detectron2,
     torchvision,
@@ -15,6 +16,7 @@ from retina_plugin.checkpoint.reader import CheckpointError
 SOURCES = {
     "torchvision": torchvision,
     "mmdetection": mmdetection,
+    "detectron": detectron,
 }
 TARGETS = {"detectron2": to_detectron2}
 

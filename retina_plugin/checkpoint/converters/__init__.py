@@ -10,11 +10,13 @@ from retina_plugin.checkpoint.converters import (
     mmdetection,
     to_detectron2,
     torchvision,
+    torchvision_v2,
 )
 from retina_plugin.checkpoint.reader import CheckpointError
 
 SOURCES = {
     "torchvision": torchvision,
+    "torchvision_v2": torchvision_v2,
     "mmdetection": mmdetection,
     "detectron": detectron,
 }

@@ -9,6 +9,7 @@ from retina_plugin.checkpoint.converters import (
     detectron,
     mmdetection,
     to_detectron2,
+    to_torchvision,
     torchvision,
     torchvision_v2,
 )
@@ -20,7 +21,7 @@ SOURCES = {
     "mmdetection": mmdetection,
     "detectron": detectron,
 }
-TARGETS = {"detectron2": to_detectron2}
+TARGETS = {"detectron2": to_detectron2, "torchvision": to_torchvision}
 
 
 def detect_source(names):

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 from detectron2 import model_zoo as detectron2_zoo
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
+from retina_plugin.checkpoint import RetinaCheckpointer
 from retina_plugin.config import ConfigError, add_retina_config, did_you_mean, merge_config
 
 # Of our own names those whose settings are exactly those of a model in Detectron2's zoo.
@@ -130,6 +130,7 @@ def get(name, trained=False, device=None):
 
     Raises:
         ConfigError: unknown name, or no trained weights for it.
+        CheckpointError: the weights cannot be fetched or used.
     """
     cfg = get_config(name, trained)
     if device is None and not torch.cuda.is_available():
@@ -137,7 +138,8 @@ def get(name, trained=False, device=None):
     if device is not None:
         cfg.MODEL.DEVICE = str(device)
     model = build_model(cfg)
-    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    # All of the detector where it was trained; else its backbone alone.
+    RetinaCheckpointer(model, strict=trained).load(cfg.MODEL.WEIGHTS)
     return model
 
 

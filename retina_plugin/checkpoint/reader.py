@@ -33,6 +33,7 @@ def read_checkpoint(path, *, allow_pickle=False):
     content                           read as
     ================================  =============================================================================
     ``torch.save``, also before 1.6   ``torch.load(weights_only=True)``, with numpy arrays and scalars admitted
+    the same with ``state_dict``      that as ``model``: mmdetection, Lightning
     the same with ``model_state``     a backbone of pycls, to be matched by name (``matching_heuristics``)
     pickle with ``model``             Detectron2's model zoo
     any other pickle                  Caffe2 or Detectron (1): ``blobs`` if there are, without momenta, to be matched
@@ -171,6 +172,8 @@ def _as_checkpoint(data, is_pickle):
         if isinstance(blobs, dict):
             blobs = {key: value for key, value in blobs.items() if not str(key).endswith("_momentum")}
         return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
+    if isinstance(data.get("state_dict"), dict):
+        return {"model": data["state_dict"], **{key: value for key, value in data.items() if key != "state_dict"}}
     if isinstance(data.get("model_state"), dict):
         state = data["model_state"]
         state = {key: value for key, value in state.items() if not str(key).endswith("num_batches_tracked")}

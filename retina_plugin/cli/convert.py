@@ -5,8 +5,8 @@ from pathlib import Path
 
 from detectron2.config import get_cfg
 
+from retina_plugin.checkpoint import CheckpointError, read_checkpoint
 from retina_plugin.checkpoint.converters import SOURCES, TARGETS, convert, detect_source, files
-from retina_plugin.checkpoint.reader import CheckpointError, read_checkpoint
 from retina_plugin.config import add_retina_config, merge_config
 
 

@@ -11,8 +11,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.anchor_generator import build_anchor_generator
 
 from benchmarks import models
+from retina_plugin.checkpoint import CheckpointError
 from retina_plugin.checkpoint.converters import convert, detect_source
-from retina_plugin.checkpoint.reader import CheckpointError
 from retina_plugin.modeling.anchor_grid import AnchorGrid
 
 from .converted import compare_detections, convert_file, load_converted, read_config

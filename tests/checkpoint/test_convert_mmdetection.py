@@ -10,8 +10,8 @@ import torch
 from detectron2.modeling.box_regression import Box2BoxTransform
 
 from benchmarks import models
+from retina_plugin.checkpoint import CheckpointError
 from retina_plugin.checkpoint.converters import convert, detect_source
-from retina_plugin.checkpoint.reader import CheckpointError
 
 from .converted import IMAGENET_RGB, compare_detections, convert_file, load_converted, read_config
 from .plain_network import all_layers, our_name, predictions

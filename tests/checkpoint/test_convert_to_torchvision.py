@@ -13,7 +13,7 @@ from .test_convert_torchvision import NETWORK, SIZE, make_source, random_picture
 
 
 def test_a_standard_detector_is_refused(tmp_path):
-    torch.save({"model": {}}, tmp_path / "model_final.pth")
+    torch.save({"model": {"head.cls_score.bias": torch.zeros(9)}}, tmp_path / "model_final.pth")
     (tmp_path / "config.yaml").write_text(models.plugin_config("cpu", models.SMALL).dump())
     with pytest.raises(SystemExit) as error:
         run("convert", str(tmp_path / "model_final.pth"), str(tmp_path / "out"), "--to", "torchvision")

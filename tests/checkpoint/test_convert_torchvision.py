@@ -15,9 +15,9 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from benchmarks import models, torchvision_model
+from retina_plugin.checkpoint import CheckpointError
 from retina_plugin.checkpoint.converters import convert, detect_source
 from retina_plugin.checkpoint.converters.torchvision import CONFIG
-from retina_plugin.checkpoint.reader import CheckpointError
 from retina_plugin.modeling import TorchvisionAnchorGenerator
 from retina_plugin.modeling.anchor_grid import AnchorGrid
 

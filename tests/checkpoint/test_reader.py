@@ -48,6 +48,14 @@ def test_what_torch_saved_is_read_under_any_name(how, name, tmp_path):
         assert torch.equal(checkpoint["model"][key], value)
 
 
+def test_what_mmdetection_and_lightning_call_state_dict_is_the_model(tmp_path):
+    state = {"layer.weight": torch.rand(2, 3)}
+    torch.save({"meta": {"CLASSES": ("a", "b")}, "state_dict": state, "epoch": 3}, tmp_path / "theirs.pth")
+    checkpoint = read_checkpoint(tmp_path / "theirs.pth")
+    assert checkpoint.keys() == {"model", "meta", "epoch"} and checkpoint["meta"] == {"CLASSES": ("a", "b")}
+    assert torch.equal(checkpoint["model"]["layer.weight"], state["layer.weight"])
+
+
 @pytest.mark.parametrize("how", [ZIP, LEGACY], ids=["zip", "before 1.6"])
 def test_a_state_dict_alone_is_a_model(how, tmp_path):
     model = nn.BatchNorm2d(3)
@@ -191,8 +199,8 @@ BROKEN = {
     ),
     "no_tensors.pth": (lambda: torch_file({"model": {}}), "its 'model' is an empty dict"),
     "lightning.ckpt": (
-        lambda: torch_file({"epoch": 3, "state_dict": weights()}),
-        "no 'model' that is a dict of tensors; its keys are epoch, state_dict",
+        lambda: torch_file({"epoch": 3, "network": weights()}),
+        "no 'model' that is a dict of tensors; its keys are epoch, network",
     ),
     "mixed.pth": (
         lambda: torch_file({"model": {**weights(), "epoch": 3}}),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-from retina_plugin.checkpoint.reader import CheckpointError
+from retina_plugin.checkpoint.errors import CheckpointError
 
 # Those of the data set, by their ids of 1 to 90, which leave some out.
 COCO_IDS = [category["id"] for category in COCO_CATEGORIES if category["isthing"]]

@@ -9,7 +9,7 @@ from detectron2.config import get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from retina_plugin.checkpoint.converters.conversion import merged
-from retina_plugin.checkpoint.reader import CheckpointError
+from retina_plugin.checkpoint.errors import CheckpointError
 from retina_plugin.config import add_retina_config
 from retina_plugin.model_zoo import get_config_file
 

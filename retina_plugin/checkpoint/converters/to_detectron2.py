@@ -6,7 +6,7 @@ Exact, or refused: a detector that uses what Detectron2's own does not have cann
 from detectron2.config import get_cfg
 
 from retina_plugin.checkpoint.converters.conversion import Conversion, nested, without_loss_normalizer
-from retina_plugin.checkpoint.reader import CheckpointError
+from retina_plugin.checkpoint.errors import CheckpointError
 from retina_plugin.config import add_retina_config, flatten
 
 # What Detectron2's own RetinaNet always has, in keys that this plugin adds.

@@ -19,7 +19,7 @@ from retina_plugin.checkpoint.converters.conversion import (
     select_anchors,
     without_loss_normalizer,
 )
-from retina_plugin.checkpoint.reader import CheckpointError
+from retina_plugin.checkpoint.errors import CheckpointError
 from retina_plugin.config import flatten
 
 _NEEDED = merged(

@@ -12,6 +12,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from retina_plugin.checkpoint import CheckpointError, read_checkpoint
@@ -101,9 +102,8 @@ def test_pycls_has_a_model_state(tmp_path):
 
 
 def test_safetensors_are_read(tmp_path):
-    safetensors = pytest.importorskip("safetensors.torch")
     state = weights()
-    safetensors.save_file(state, tmp_path / "model.pth")
+    save_file(state, tmp_path / "model.pth")
     assert torch.equal(read_checkpoint(tmp_path / "model.pth")["model"]["layer3.weight"], state["layer3.weight"])
 
 

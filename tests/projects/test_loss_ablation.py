@@ -39,7 +39,7 @@ def project(request, tmp_path_factory):
 
 @pytest.fixture
 def args(tmp_path):
-    torch.save({"model": {}}, tmp_path / "start.pth")
+    torch.save({"model": {"loss_normalizer.ema": torch.tensor(100.0)}}, tmp_path / "start.pth")
     return argparse.Namespace(output=tmp_path, jobs=1, opts=["SOLVER.MAX_ITER", "2", "INPUT.MIN_SIZE_TEST", "32"])
 
 

@@ -15,7 +15,7 @@ quickstart: setup
 	$(python) -m retina_plugin contact-sheet output/quick_start
 
 test: setup lint
-	$(python) -m pytest
+	$(python) -m pytest -n auto --maxprocesses 8
 
 lint: setup
 	$(python) -m ruff check .

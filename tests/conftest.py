@@ -13,7 +13,13 @@ if not torch.cuda.is_available():
 
 import retina_plugin  # noqa: E402, F401  makes Detectron2 importable before a test imports it
 
-SEED = int(os.environ.get("RETINA_TEST_SEED", int.from_bytes(os.urandom(3), "big")))
+# Through the environment, so that all processes that share the tests (pytest -n) have the same.
+SEED = int(os.environ.setdefault("RETINA_TEST_SEED", str(int.from_bytes(os.urandom(3), "big"))))
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # each its share of the cores, for the processes it starts as well
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def pytest_report_header():

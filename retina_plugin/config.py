@@ -70,6 +70,9 @@ def add_retina_config(cfg):
     # training with SOLVER.AMP.ENABLED: "fp16" (scaled gradients, on a GPU alone) or "bf16".
     cfg.TEST.PRECISION = "fp32"
     cfg.SOLVER.AMP.PRECISION = "fp16"
+    # The images of a step that learning rate, warm-up, steps, length and periods are written for: with another
+    # SOLVER.IMS_PER_BATCH all of them are scaled. 0: they are taken as they are.
+    cfg.SOLVER.AUTO_SCALE = 0
     # Whether weights may be read that name functions and classes to call, which may do anything. Without it, reading a
     # file runs nothing of it.
     cfg.MODEL.WEIGHTS_ALLOW_PICKLE = False

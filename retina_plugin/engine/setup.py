@@ -11,6 +11,7 @@ from detectron2.utils.logger import setup_logger
 
 from retina_plugin.config import ConfigError, add_retina_config, merge_config
 from retina_plugin.config_checks import builds_focal_retinanet, check_config
+from retina_plugin.engine.schedule import scale_schedule
 
 
 def load_config(args):
@@ -29,6 +30,8 @@ def load_config(args):
     cfg = get_cfg()
     add_retina_config(cfg)
     merge_config(cfg, args.config_file, args.opts)
+    if not args.eval_only:
+        scale_schedule(cfg, args.num_gpus * args.num_machines)
     check_config(cfg, num_gpus=args.num_gpus, num_machines=args.num_machines, eval_only=args.eval_only)
     _check_model_builds(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():

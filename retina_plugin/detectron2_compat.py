@@ -31,6 +31,7 @@ import importlib.util
 import os
 import sys
 import types
+import warnings
 
 APPLIED = []
 
@@ -126,7 +127,13 @@ def _repair_pkg_resources():
 
 
 _require_detectron2()
-_repair_extension()
-_repair_pillow_linear()
-_repair_official_coco()
-_repair_pkg_resources()
+with warnings.catch_warnings():
+    # What Detectron2 and fvcore themselves cause while they are imported: nobody who uses them can act on it.
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+    _repair_extension()
+    _repair_pillow_linear()
+    _repair_official_coco()
+    _repair_pkg_resources()
+    import detectron2.model_zoo
+    import detectron2.modeling  # noqa: F401

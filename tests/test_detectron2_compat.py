@@ -55,6 +55,12 @@ def test_an_operator_that_is_not_built_says_so():
     assert "not built" in collect_env_info()
 
 
+def test_importing_warns_of_nothing():
+    """Of what Detectron2 and fvcore do, those who import them can change nothing."""
+    result = run("import warnings; warnings.simplefilter('always'); import retina_plugin.engine, detectron2.model_zoo")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_model_zoo_imports_without_pkg_resources():
     result = run(
         """

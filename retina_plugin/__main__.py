@@ -16,10 +16,10 @@ def main(argv=None):
         command.set_defaults(run=module.run)
     args = parser.parse_args(argv)
     try:
-        args.run(args)
+        return args.run(args)
     except (OSError, ValueError) as error:
         sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

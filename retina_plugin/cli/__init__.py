@@ -1,9 +1,10 @@
 """The commands of ``python -m retina_plugin``.
 
 A command is a module: its docstring's first line is the help, ``add_arguments(parser)`` declares its arguments,
-``run(args)`` does the work. What a user got wrong is raised as ``OSError`` or ``ValueError``.
+``run(args)`` does the work and may return an exit status. What a user got wrong is raised as ``OSError`` or
+``ValueError``.
 """
 
-from retina_plugin.cli import contact_sheet, convert, plot_losses
+from retina_plugin.cli import check_data, contact_sheet, convert, plot_losses
 
-COMMANDS = {"contact-sheet": contact_sheet, "convert": convert, "plot-losses": plot_losses}
+COMMANDS = {"check-data": check_data, "contact-sheet": contact_sheet, "convert": convert, "plot-losses": plot_losses}

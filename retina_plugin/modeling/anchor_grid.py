@@ -92,16 +92,22 @@ class AnchorGrid:
                 iou, box, anchor = self._pairs(boxes_of_block, *windows)
                 yield iou, block.index_select(0, box), anchor
 
+    def nearest_iou(self, boxes):
+        """IoU (G,) of each box with the best of the nearest anchors of each shape.
+
+        The best IoU of all anchors is no lower, and mostly no higher: it may be, where rounding moves an edge.
+        """
+        x0, y0, x1, y1 = boxes.tensor.T.contiguous()
+        width, anchor_width = self.x.nearest(x0, x1)  # (S, G)
+        height, anchor_height = self.y.nearest(y0, y1)
+        return iou_of_overlaps(width, height, boxes.area(), anchor_width * anchor_height).amax(dim=0)
+
     def _windows(self, boxes, min_iou, with_best):
         """Chunks (6, number of windows): box, shape, first column, number of columns, first row, number of rows."""
         x0, y0, x1, y1 = boxes.tensor.T.contiguous()
         min_iou = torch.full_like(x0, min_iou)
         if with_best:
-            # The nearest anchor of each shape: the best IoU is no lower, and mostly no higher.
-            width, anchor_width = self.x.nearest(x0, x1)  # (S, G)
-            height, anchor_height = self.y.nearest(y0, y1)
-            nearest_iou = iou_of_overlaps(width, height, boxes.area(), anchor_width * anchor_height)
-            min_iou = torch.minimum(min_iou, nearest_iou.amax(dim=0))
+            min_iou = torch.minimum(min_iou, self.nearest_iou(boxes))
 
         # float32 rounds by a factor of 1 +- u at most, u = 2^-24: three times in an intersection, three in an area, two
         # in the union, once in the quotient. So a pair whose IoU it calls t or more has a true intersection of at least

@@ -12,8 +12,8 @@ from pathlib import Path
 from detectron2.config import get_cfg
 
 from retina_plugin.checkpoint.writing import write_whole
-from retina_plugin.config import add_retina_config, merge_config
-from retina_plugin.config_checks import check_datasets, check_model_config
+from retina_plugin.config import ConfigError, add_retina_config, merge_config
+from retina_plugin.config_checks import builds_focal_retinanet, check_datasets, check_model_config
 from retina_plugin.data import checks
 from retina_plugin.data.checks import report
 from retina_plugin.model_zoo import get_config_file
@@ -105,6 +105,9 @@ def _config(args):
     add_retina_config(cfg)
     merge_config(cfg, args.config_file or get_config_file("Base-RetinaNet.yaml"), args.opts)
     check_model_config(cfg)
+    if not builds_focal_retinanet(cfg) and cfg.MODEL.META_ARCHITECTURE != "RetinaNet":
+        name = cfg.MODEL.META_ARCHITECTURE
+        raise ConfigError([f"MODEL.META_ARCHITECTURE is '{name}', which is no RetinaNet: its anchors are others"])
     return cfg
 
 

@@ -10,6 +10,7 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_anchor_generator, build_backbone
 from detectron2.structures import Boxes, pairwise_iou
 
+from retina_plugin.config import ConfigError
 from retina_plugin.modeling.anchor_grid import AnchorGrid
 
 from .findings import WARNING, declare
@@ -54,10 +55,16 @@ class AnchorCoverage:
         """
         Args:
             cfg: of a RetinaNet. The sizes of ``INPUT`` count, cropping does not.
+
+        Raises:
+            ConfigError: its levels are not those of the backbone.
         """
         with torch.device("meta"):  # no memory, no time
             backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
+        absent = [name for name in cfg.MODEL.RETINANET.IN_FEATURES if name not in shapes]
+        if absent:
+            raise ConfigError([f"MODEL.RETINANET.IN_FEATURES has {absent}, but the backbone makes {list(shapes)}"])
         shapes = [shapes[name] for name in cfg.MODEL.RETINANET.IN_FEATURES]
         self._strides = [shape.stride for shape in shapes]
         self._divisibility = max(backbone.size_divisibility, 1)
@@ -82,7 +89,7 @@ class AnchorCoverage:
             boxes: float32 array (G, 4), XYXY at training size, cut at the border.
         """
         scaled, resized = self._resize(boxes, sizes, short_edge)
-        padded = np.ceil(resized / self._divisibility).astype(int) * self._divisibility
+        padded = np.ceil(resized / self._divisibility).clip(min=1).astype(int) * self._divisibility
         iou = np.zeros(len(boxes), dtype=np.float32)
         groups, group = np.unique(padded, axis=0, return_inverse=True)
         for number, (width, height) in enumerate(groups):
@@ -156,11 +163,13 @@ def check_anchors(table, cfg, found):
     coverage, edges = AnchorCoverage(cfg), training_edges(cfg) or [0]
     best = [coverage.best_iou(table.boxes, table.sizes, edge) for edge in edges]
     ious = np.stack([iou for iou, _ in best])
-    missed = (ious < coverage.threshold).all(axis=0)
+    corners = best[-1][1].astype(np.float64)
+    sides = corners[:, 2:] - corners[:, :2]
+    # Where no pixel of the image is left, that has been said.
+    missed = (ious < coverage.threshold).all(axis=0) & (sides > 0).all(axis=1)
     if not missed.any():
         return
-    corners = best[-1][1][missed].astype(np.float64)
-    sides = corners[:, 2:] - corners[:, :2]
+    sides = sides[missed]
     rows, missed_ious = table.select(missed), ious[:, missed]
     kinds = np.array([kind.name for kind in _classify(sides, coverage.shapes(), coverage.threshold)])
     for kind in (SMALL, LARGE, ELONGATED, SPARSE):

@@ -83,13 +83,14 @@ def check_categories(entries, data, num_classes, found):
         seen_ids.add(identifier)
         seen_names.setdefault(name, identifier)
     _check_numbers_of_boxes(entries, found)
-    _check_mapping(categories, data, num_classes, found)
+    if len(categories) == len(data.coco["categories"]):
+        _check_mapping(categories, data, num_classes, found)
 
 
 def _check_numbers_of_boxes(entries, found):
-    if not entries.annotations:
-        return
     boxes = Counter(a["category_id"] for a in entries.annotations if not a.get("iscrowd"))
+    if not boxes:
+        return
     for category in entries.categories:
         identifier, name = category["id"], category["name"]
         number = boxes[identifier]

@@ -41,6 +41,7 @@ _OTHERS = {
     b"<": "a web page or XML",
 }
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|(NaN|-?Infinity)')
+_NUMBER_GOES_ON = re.compile(r"-|\.|[eE][-+]?|\.\d+[eE][-+]?")
 _LITERALS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 
 
@@ -93,6 +94,8 @@ def _decode(data):
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
+        if error.reason == "unexpected end of data":
+            raise CannotCheck(TRUNCATED, f"it ends at byte {len(data)}, within a letter") from None
         raise CannotCheck(NOT_JSON, f"not UTF-8 at byte {error.start}") from None
 
 
@@ -109,7 +112,7 @@ def _parse(text, data):
         raise CannotCheck(NOT_JSON, "nested too deeply") from None
     except json.JSONDecodeError as error:
         rest = text[error.pos :].strip()
-        unfinished = any(literal.startswith(rest) for literal in _LITERALS) or rest == "-"
+        unfinished = any(literal.startswith(rest) for literal in _LITERALS) or _NUMBER_GOES_ON.fullmatch(rest)
         if unfinished or error.msg.startswith("Unterminated string"):
             raise CannotCheck(TRUNCATED, f"it ends at byte {len(data)}, line {text.count(chr(10)) + 1}") from None
         where = f"byte {_byte(text, error.pos)}, line {error.lineno}, column {error.colno}"

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from .findings import ERROR, WARNING, declare
-from .structure import Entries
+from .structure import Entries, is_id
 
 IMAGE_ID = declare(
     "image-id-duplicate",
@@ -73,25 +73,31 @@ def check_ids(entries, data, found):
             found.add(ANNOTATION_ID, f"id {annotation['id']!r} again", image_of.get(annotation["image_id"]), annotation)
 
     declared = {category["id"] for category in categories}
+    # What lacks a field is no usable entry, but no unknown one either.
+    there = {section: _all_ids(data.coco[section]) for section in ("images", "categories")}
     usable = []
     for annotation in annotations:
         image, category_id = image_of.get(annotation["image_id"]), annotation["category_id"]
         if annotation["id"] == 0:
             found.add(ANNOTATION_ID_0, "id 0", image, annotation)
         slip = False
-        for name, ids in (("image_id", image_of), ("category_id", declared)):
-            if annotation[name] not in ids and other_type(annotation[name]) in ids:
+        for name, section in (("image_id", "images"), ("category_id", "categories")):
+            if annotation[name] not in there[section] and other_type(annotation[name]) in there[section]:
                 found.add(ID_TYPE, f"{name} is {annotation[name]!r}, of another type", image, annotation)
                 slip = True
         if slip:
             continue
-        if image is None:
+        if annotation["image_id"] not in there["images"]:
             found.add(UNKNOWN_IMAGE, f"no image {annotation['image_id']!r}", None, annotation)
-        elif category_id not in declared:
+        elif category_id not in there["categories"]:
             found.add(UNKNOWN_CATEGORY, f"no category {category_id!r}", image, annotation)
-        else:
+        elif image is not None and category_id in declared:
             usable.append(annotation)
     return Entries(images, usable, categories)
+
+
+def _all_ids(entries):
+    return {entry["id"] for entry in entries if isinstance(entry, dict) and is_id(entry.get("id"))}
 
 
 def other_type(value):

@@ -51,9 +51,11 @@ def check_structure(coco, found):
     Returns:
         Entries: those that can be checked further.
     """
-    for section in ("images", "categories"):
-        if not coco[section]:
-            found.add(EMPTY_SECTION, f"{section} is empty")
+    empty = [section for section in ("images", "categories") if not coco[section]]
+    for section in empty:
+        found.add(EMPTY_SECTION, f"{section} is empty")
+    if empty:
+        return Entries([], [], [])
     images = [x for x in coco["images"] if _check(x, "image", _IMAGE, found)]
     categories = [x for x in coco["categories"] if _check(x, "category", _CATEGORY, found)]
     image_of = {image["id"]: image for image in images}

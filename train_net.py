@@ -11,6 +11,7 @@ import sys
 
 from retina_plugin import ConfigError, engine  # first: makes Detectron2 importable
 from retina_plugin.checkpoint import CheckpointError
+from retina_plugin.engine import DivergenceError
 
 from detectron2.engine import default_argument_parser, launch  # isort: skip
 
@@ -41,3 +42,5 @@ if __name__ == "__main__":
         sys.exit("\n".join(f"error: {problem}" for problem in error.problems))
     except CheckpointError as error:
         sys.exit(f"error: {error}")
+    except DivergenceError as error:
+        sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))

@@ -73,6 +73,14 @@ def add_retina_config(cfg):
     # The images of a step that learning rate, warm-up, steps, length and periods are written for: with another
     # SOLVER.IMS_PER_BATCH all of them are scaled. 0: they are taken as they are.
     cfg.SOLVER.AUTO_SCALE = 0
+    # How many parts a process computes its images of a step in, one after the other, so that the memory is that of a
+    # part. SOLVER.IMS_PER_BATCH stays the images of a step over all processes, and the training stays the same:
+    # gradients, loss normaliser and what is logged are those of the whole batch. Only the statistics of a norm in
+    # training (BN, SyncBN) are those of a part.
+    cfg.SOLVER.ACCUMULATE_STEPS = 1
+    # A step whose losses or gradients are not finite is not applied. Training ends when more than this many of the last
+    # 1000 iterations were such steps; 0: with the first, as in Detectron2. Overflows of fp16 do not count.
+    cfg.SOLVER.MAX_NONFINITE_STEPS = 10
     # Whether weights may be read that name functions and classes to call, which may do anything. Without it, reading a
     # file runs nothing of it.
     cfg.MODEL.WEIGHTS_ALLOW_PICKLE = False

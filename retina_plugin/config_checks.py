@@ -5,12 +5,14 @@ itself (a range, the name of a mode) is checked where the part is built.
 """
 
 import itertools
+import math
 import os
 
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import ANCHOR_GENERATOR_REGISTRY, BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.solver.build import GradientClipType
 from detectron2.utils.file_io import PathManager
 
 from retina_plugin.config import ConfigError, add_retina_config, did_you_mean, flatten, require_retina_config
@@ -62,6 +64,7 @@ def check_config(cfg, *, num_gpus=1, num_machines=1, eval_only=False):
         *_name_problems(cfg),
         *_model_problems(cfg),
         *_device_problems(cfg, num_gpus, num_machines, eval_only),
+        *_step_problems(cfg, num_gpus * num_machines, eval_only),
         *_empty_problems(cfg, eval_only),
         *_data_problems(names),
         *_evaluator_problems(cfg),
@@ -226,6 +229,43 @@ def _device_problems(cfg, num_gpus, num_machines, eval_only):
             "SOLVER.AMP.PRECISION is bf16, but SOLVER.AMP.ENABLED is False, so training would be in fp32. "
             "Set SOLVER.AMP.ENABLED to True, or remove SOLVER.AMP.PRECISION"
         )
+
+
+def _step_problems(cfg, num_processes, eval_only):
+    if eval_only:
+        return
+    solver, clip = cfg.SOLVER, cfg.SOLVER.CLIP_GRADIENTS
+    parts = solver.ACCUMULATE_STEPS
+    if parts < 1:
+        yield f"SOLVER.ACCUMULATE_STEPS is {parts}; a step has at least 1 part"
+    elif parts > 1 and solver.IMS_PER_BATCH % (num_processes * parts):
+        processes = f"{num_processes} processes with " if num_processes > 1 else ""
+        nearest = -(-solver.IMS_PER_BATCH // (num_processes * parts)) * num_processes * parts
+        yield (
+            f"SOLVER.IMS_PER_BATCH is {solver.IMS_PER_BATCH}, which {processes}SOLVER.ACCUMULATE_STEPS {parts} do not "
+            f"divide evenly. It is the number of images of a whole step: set it to a multiple of "
+            f"{num_processes * parts}, such as {nearest}, or change SOLVER.ACCUMULATE_STEPS"
+        )
+    if solver.MAX_NONFINITE_STEPS < 0:
+        yield (
+            f"SOLVER.MAX_NONFINITE_STEPS is {solver.MAX_NONFINITE_STEPS}; it is a number of steps, 0 to stop with the "
+            "first that is not finite"
+        )
+    if not clip.ENABLED:
+        return
+    known = [kind.value for kind in GradientClipType]
+    if clip.CLIP_TYPE not in known:
+        yield (
+            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is '{clip.CLIP_TYPE}', which is none of {', '.join(known)}."
+            f"{did_you_mean(clip.CLIP_TYPE, known)}"
+        )
+    if not 0 < clip.CLIP_VALUE < math.inf:
+        yield (
+            f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE is {clip.CLIP_VALUE}, with which no gradient passes as it should: it is "
+            "a number > 0. grad_norm in the log shows the usual size of a gradient"
+        )
+    if clip.CLIP_TYPE == "norm" and not clip.NORM_TYPE > 0:
+        yield f"SOLVER.CLIP_GRADIENTS.NORM_TYPE is {clip.NORM_TYPE}; the order of a norm is a number > 0, usually 2.0"
 
 
 def _empty_problems(cfg, eval_only):

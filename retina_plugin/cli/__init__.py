@@ -5,6 +5,12 @@ A command is a module: its docstring's first line is the help, ``add_arguments(p
 ``ValueError``.
 """
 
-from retina_plugin.cli import check_data, contact_sheet, convert, plot_losses
+from retina_plugin.cli import check_data, contact_sheet, convert, plot_losses, replay
 
-COMMANDS = {"check-data": check_data, "contact-sheet": contact_sheet, "convert": convert, "plot-losses": plot_losses}
+COMMANDS = {
+    "check-data": check_data,
+    "contact-sheet": contact_sheet,
+    "convert": convert,
+    "plot-losses": plot_losses,
+    "replay": replay,
+}

@@ -1,8 +1,8 @@
 """Detectron2's ``DefaultTrainer`` with an evaluator, a check of the data, bf16 and checkpoints that can be trusted."""
 
 import logging
+import warnings
 
-import torch
 from detectron2.engine import DefaultTrainer, TrainerBase
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
@@ -11,8 +11,8 @@ from retina_plugin.checkpoint import RetinaCheckpointer
 from retina_plugin.config import ConfigError, require_retina_config
 from retina_plugin.config_checks import check_class_count
 from retina_plugin.data.class_names import common_class_names
+from retina_plugin.engine.step import TrainingStep
 from retina_plugin.evaluation import build_evaluator
-from retina_plugin.modeling.precision import autocast
 
 
 class RetinaTrainer(DefaultTrainer):
@@ -20,27 +20,11 @@ class RetinaTrainer(DefaultTrainer):
 
     def __init__(self, cfg):
         require_retina_config(cfg)
-        amp = cfg.SOLVER.AMP
-        # Detectron2's AMPTrainer is for fp16: it scales the loss, and runs on CUDA alone. What needs neither is the
-        # plain step under autocast.
-        self._precision = amp.PRECISION if amp.ENABLED and amp.PRECISION != "fp16" else "fp32"
-        if self._precision == "fp32":
+        with warnings.catch_warnings():
+            # Of a GradScaler, which Detectron2 makes for every AMP; TrainingStep uses it where it is of use.
+            warnings.filterwarnings("ignore", message=".*GradScaler")
             super().__init__(cfg)
-            return
-        plain = cfg.clone()
-        plain.defrost()
-        plain.SOLVER.AMP.ENABLED = False
-        super().__init__(plain)
-        self.cfg.defrost()
-        self.cfg.SOLVER.AMP.ENABLED = True
-        self.cfg.freeze()
-
-    def run_step(self):
-        # Detectron2 drops the gradients after forward, at whose end all activations are in memory as well.
-        self.optimizer.zero_grad()
-        # Backward may be inside: it computes in the precisions of forward, with operators that autocast leaves alone.
-        with autocast(torch.device(self.cfg.MODEL.DEVICE).type, self._precision):
-            super().run_step()
+        self._trainer = TrainingStep(self._trainer, self.cfg)
 
     def build_hooks(self):
         # Detectron2 has just made its own checkpointer, and here hands it to the hooks.

@@ -14,6 +14,7 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
+from torch.nn import functional as F
 
 from retina_plugin.config import ConfigError
 from retina_plugin.config_checks import check_model_config
@@ -137,8 +138,9 @@ class FocalRetinaNet(DenseDetector):
         """
         Args:
             batched_inputs: list of N dicts of Detectron2's ``DatasetMapper``: ``image`` (C, H, W), in training
-                ``instances`` with ``gt_boxes`` and ``gt_classes``, in inference optionally the ``height``
-                and ``width`` of the output.
+                ``instances`` with ``gt_boxes`` and ``gt_classes`` and optionally the ``padded_size`` (height, width)
+                that the images are padded to at least, in inference optionally the ``height`` and ``width`` of the
+                output.
 
         Returns:
             In training a dict of 0-dim float32 tensors ``loss_cls`` and ``loss_box_reg``; in inference a list
@@ -158,9 +160,18 @@ class FocalRetinaNet(DenseDetector):
 
     def preprocess_image(self, batched_inputs):
         images = super().preprocess_image(batched_inputs)
+        if "padded_size" in batched_inputs[0]:
+            images.tensor = self._pad(images.tensor, *batched_inputs[0]["padded_size"])
         if self.channels_last:
             images.tensor = images.tensor.contiguous(memory_format=torch.channels_last)
         return images
+
+    def _pad(self, images, height, width):
+        # Padding has anchors, and they count: a batch that comes in parts is padded as a whole.
+        stride = max(self.backbone.size_divisibility, 1)
+        below = -(-height // stride) * stride - images.shape[-2]
+        beside = -(-width // stride) * stride - images.shape[-1]
+        return F.pad(images, (0, max(beside, 0), 0, max(below, 0)))
 
     def forward_training(self, images, features, predictions, gt_instances):
         logits, deltas = self._by_anchor(predictions)
@@ -220,7 +231,8 @@ class FocalRetinaNet(DenseDetector):
         ]
         positive = (gt_labels >= 0) & (gt_labels != self.num_classes)  # (N, R)
         num_positives = positive.sum()
-        get_event_storage().put_scalar("num_pos_anchors", num_positives / len(gt_labels))
+        if getattr(self.loss_normalizer, "parts", None) is None:  # who runs a step in parts logs its count
+            get_event_storage().put_scalar("num_pos_anchors", num_positives / len(gt_labels))
         normalizer = self.loss_normalizer(num_positives)
 
         decode_boxes = partial(self._decode_boxes, anchors, deltas)

@@ -7,7 +7,6 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.utils.events import EventStorage
 
 from retina_plugin import ConfigError, add_retina_config, merge_config
@@ -90,10 +89,11 @@ def test_evaluation_between_steps_is_in_its_own_precision(make_trainer):
     assert seen == [torch.bfloat16, torch.float32]
 
 
-def test_fp16_is_detectron2s_own_trainer(make_trainer):
-    assert type(make_trainer("fp16")._trainer) is AMPTrainer
+def test_fp16_alone_scales_the_loss(make_trainer, recwarn):
+    assert make_trainer("fp16")._trainer.grad_scaler is not None
     for precision in ("fp32", "bf16"):
-        assert type(make_trainer(precision)._trainer) is SimpleTrainer
+        assert make_trainer(precision)._trainer.grad_scaler is None
+    assert not [w for w in recwarn if "GradScaler" in str(w.message)]
 
 
 def test_the_configuration_of_the_trainer_is_the_one_it_was_given(make_trainer):

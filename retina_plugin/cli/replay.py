@@ -15,7 +15,6 @@ from retina_plugin.engine.accumulation import split_batch
 from retina_plugin.engine.diagnosis import diagnose, image_name
 from retina_plugin.engine.divergence import describe
 from retina_plugin.engine.recording import read_recording
-from retina_plugin.engine.rollback import Rollback
 from retina_plugin.modeling.precision import PRECISIONS
 
 
@@ -38,13 +37,10 @@ def run(args):
         step = step._replace(loss_scale=1.0)
     if args.opts:  # with which there may be other positives
         step = step._replace(divisor=None)
-    rollback = Rollback(model)
-    rollback.remember()
     _print_recorded(step, data, device, args.opts)
     diagnosis = diagnose(model, step)
     _print_now(diagnosis, step)
-    rollback.put_back()
-    _print_images(model, step, rollback)
+    _print_images(model, step)
     what = "The result is not finite, as in the training." if not diagnosis.is_finite else "The result is finite here."
     print(f"\n{what}")
     return 1 if diagnosis.is_finite else 0
@@ -91,9 +87,10 @@ def _print_now(diagnosis, step):
         print("\nlevel   largest logit  class  not finite   largest delta  not finite")
         for level, logit in diagnosis.logits.items():
             delta = diagnosis.deltas[level]
+            class_id = "-" if logit.class_id is None else logit.class_id
             print(
-                f"{level:7} {logit.largest:13.4g}  {logit.class_id:5}  {logit.num_not_finite:10}   "
-                f"{delta.largest:13.4g}  {delta.num_not_finite:10}"
+                f"{level:7} {_number(logit.largest):>13}  {class_id:>5}  {logit.num_not_finite:10}   "
+                f"{_number(delta.largest):>13}  {delta.num_not_finite:10}"
             )
     print("\nlargest gradients (norm)")
     # Those that are not finite come first.
@@ -102,16 +99,17 @@ def _print_now(diagnosis, step):
         print(f"{norm:13.4g}  {name}")
 
 
-def _print_images(model, step, rollback):
+def _print_images(model, step):
     """Every image by itself, as large as in its batch and with the divisor of its batch."""
     print("\nimages by themselves" + (" (their part of the losses)" if step.divisor is not None else ""))
-    sizes = split_batch(step.batch, len(step.batch))
-    for (image,) in sizes if len(sizes) > 1 else [step.batch]:
-        alone = diagnose(model, step._replace(batch=[image], num_parts=1))
-        rollback.put_back()
+    for (image,) in split_batch(step.batch, len(step.batch)):
         pixels = " x ".join(str(size) for size in reversed(image["image"].shape[-2:]))
         print(f"{image_name(image)}, {pixels} pixels")
-        print(f"  {_values('losses', {**alone.losses, 'grad_norm': alone.grad_norm})}")
+        try:
+            alone = diagnose(model, step._replace(batch=[image], num_parts=1))
+            print(f"  {_values('losses', {**alone.losses, 'grad_norm': alone.grad_norm})}")
+        except ValueError as error:  # a batch norm in training wants several values
+            print(f"  the model cannot run it: {error}")
         _print_boxes(image)
 
 
@@ -128,6 +126,10 @@ def _print_boxes(image):
             what = "  DEGENERATE"
         class_id = f"class {int(instances.gt_classes[i])}" if instances.has("gt_classes") else "no class"
         print(f"  box {i}: {class_id}, {size} pixels at ({x1:g}, {y1:g}){what}")
+
+
+def _number(value):
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _values(title, values):

@@ -8,7 +8,7 @@ import torch
 from detectron2.utils.events import EventStorage
 
 from retina_plugin.engine.accumulation import add_gradients
-from retina_plugin.engine.rollback import set_random_state
+from retina_plugin.engine.rollback import Rollback, set_random_state
 
 
 class RecordedStep(NamedTuple):
@@ -31,10 +31,11 @@ class RecordedStep(NamedTuple):
 
 @dataclass
 class LevelExtremes:
-    """Of what the head predicted on one level: the largest finite magnitude, its class, and how many are not finite."""
+    """Of what the head predicted on one level: the largest finite magnitude (None: none is), its class, and how many
+    are not finite."""
 
-    largest: float = 0.0
-    class_id: int = 0
+    largest: float | None = None
+    class_id: int | None = None
     num_not_finite: int = 0
 
 
@@ -75,7 +76,7 @@ class Diagnosis:
 
 
 def diagnose(model, step):
-    """Run a step again. Changes gradients, buffers and random state; neither weights nor what is logged.
+    """Run a step again. Afterwards the model has its gradients, and everything else is as before.
 
     Args:
         model: in training, not within ``DistributedDataParallel``.
@@ -87,6 +88,8 @@ def diagnose(model, step):
     result = Diagnosis(bad_inputs=[line for image in step.batch for line in input_problems(image)])
     result.bad_weights = [name for name, value in model.state_dict().items() if not _is_finite(value)]
     divisor = None if step.divisor is None else torch.tensor(step.divisor, device=next(model.parameters()).device)
+    rollback = Rollback(model)
+    rollback.remember()
     set_random_state(step.random_state)
     model.zero_grad()
     hooks = _watch(model, result)
@@ -103,6 +106,7 @@ def diagnose(model, step):
     finally:
         for hook in hooks:
             hook.remove()
+        rollback.put_back()
     result.losses = {name: loss.item() for name, loss in ran.losses.items()}
     result.num_positives = None if ran.num_positives is None else int(ran.num_positives)
     result.grad_norms = {
@@ -170,9 +174,8 @@ def _add_extremes(extremes, prediction, num_of_an_anchor):
     """prediction: (N, A * num_of_an_anchor, H, W), anchor-major."""
     finite = prediction.isfinite()
     extremes.num_not_finite += int((~finite).sum())
-    by_channel = torch.where(finite, prediction, 0).abs().amax(dim=(0, 2, 3))
-    largest, channel = by_channel.max(dim=0)
-    if largest.item() > extremes.largest:
+    largest, channel = torch.where(finite, prediction.abs(), -1).amax(dim=(0, 2, 3)).max(dim=0)
+    if largest.item() >= 0 and (extremes.largest is None or largest.item() > extremes.largest):
         extremes.largest, extremes.class_id = largest.item(), channel.item() % num_of_an_anchor
 
 

@@ -36,7 +36,7 @@ class DivergenceWatch:
     def report(self, model, step, values, learning_rate):
         """Log what is known of a step that was not applied. To be called on all processes.
 
-        Runs the step again, which changes gradients, buffers and random state.
+        Runs the step again, and leaves no gradients.
 
         Args:
             model: of the training.
@@ -104,7 +104,7 @@ class DivergenceWatch:
     def _how_many(self):
         allowed = self._cfg.SOLVER.MAX_NONFINITE_STEPS
         return (
-            f"These are {len(self._recent)} such steps in the last {WINDOW} iterations; training stops after more than "
+            f"Such steps in the last {WINDOW} iterations: {len(self._recent)}; training stops after more than "
             f"{allowed} (SOLVER.MAX_NONFINITE_STEPS)."
         )
 
@@ -131,15 +131,17 @@ class DivergenceWatch:
             "  3. degenerate or wrong boxes: python -m retina_plugin check-data",
             f"  4. pixel statistics that are not those of the weights: MODEL.PIXEL_MEAN {list(cfg.MODEL.PIXEL_MEAN)}, "
             f"MODEL.PIXEL_STD {list(cfg.MODEL.PIXEL_STD)}",
-            f"  5. half precision: SOLVER.AMP.ENABLED is {cfg.SOLVER.AMP.ENABLED}; try False, or SOLVER.AMP.PRECISION "
-            "bf16",
+            *[
+                f"  5. half precision: SOLVER.AMP.PRECISION is {cfg.SOLVER.AMP.PRECISION}; try SOLVER.AMP.ENABLED False"
+            ][: cfg.SOLVER.AMP.ENABLED],
             "SOLVER.CLIP_GRADIENTS bounds what a single batch can do; grad_norm in the log shows its usual size",
         ])  # fmt: skip
 
 
 def describe(diagnosis, step):
     """What a diagnosis says of a step, as lines."""
-    lines = ["images: " + ", ".join(map(image_name, step.batch))]
+    more = f" and {len(step.batch) - 8} more" if len(step.batch) > 8 else ""
+    lines = ["images: " + ", ".join(map(image_name, step.batch[:8])) + more]
     lines += [f"input: {line}" for line in diagnosis.bad_inputs[:5]]
     if diagnosis.bad_weights:
         lines.append(f"weights that are not finite already: {_some(diagnosis.bad_weights)}")
@@ -147,12 +149,14 @@ def describe(diagnosis, step):
         lines.append(f"first module whose result is not finite: {diagnosis.first_module}")
     if diagnosis.num_positives is not None:
         lines.append(f"positive anchors: {diagnosis.num_positives}")
-    if diagnosis.logits:
-        level, logit = max(diagnosis.logits.items(), key=lambda item: item[1].largest)
-        lines.append(f"largest logit: {logit.largest:.3g} (level {level}, class {logit.class_id})")
-    if diagnosis.deltas:
-        level, delta = max(diagnosis.deltas.items(), key=lambda item: item[1].largest)
-        lines.append(f"largest predicted box delta: {delta.largest:.3g} (level {level})")
+    for what, by_level in (("logit", diagnosis.logits), ("predicted box delta", diagnosis.deltas)):
+        finite = {level: extremes for level, extremes in by_level.items() if extremes.largest is not None}
+        if finite:
+            level, extremes = max(finite.items(), key=lambda item: item[1].largest)
+            of_class = f", class {extremes.class_id}" if what == "logit" else ""
+            lines.append(f"largest {what}: {extremes.largest:.3g} (level {level}{of_class})")
+        elif by_level:
+            lines.append(f"largest {what}: none is finite")
     if diagnosis.largest_target is not None:
         lines.append(f"largest box target: {diagnosis.largest_target:.3g}")
     if diagnosis.bad_gradients:

@@ -54,17 +54,13 @@ def read_recording(path):
     except OSError:
         raise
     except Exception as error:  # what is damaged fails in many ways
-        raise ValueError(f"{path} is no file that a divergence leaves, or a damaged one ({_reason(error)})") from error
+        raise ValueError(f"{path} is no file that a divergence leaves, or a damaged one") from error
     if not isinstance(data, dict) or data.get("divergence_format") != FORMAT:
         raise ValueError(
             f"{path} is no file that a divergence leaves: those are OUTPUT_DIR/divergence/iteration_N_rank_R.pth"
         )
     fields = {name: data[name] for name in RecordedStep._fields}
     return RecordedStep(**{**fields, "batch": [_image(image) for image in data["batch"]]}), data
-
-
-def _reason(error):
-    return " ".join(str(error).split())[:200]
 
 
 def _plain_image(image):

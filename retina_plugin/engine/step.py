@@ -125,15 +125,12 @@ class TrainingStep(SimpleTrainer):
             random_state=self._rollback.random_state,
         )
         names = (*result.losses, "grad_norm")
-        try:
-            self._watch.report(
-                self.model,
-                step,
-                [{name: row[name] for name in names} for row in values],
-                max(group["lr"] for group in self.optimizer.param_groups),
-            )
-        finally:
-            self._rollback.put_back()
+        self._watch.report(
+            self.model,
+            step,
+            [{name: row[name] for name in names} for row in values],
+            max(group["lr"] for group in self.optimizer.param_groups),
+        )
 
     def _write(self, values, losses, is_applied):
         storage = get_event_storage()

@@ -84,6 +84,9 @@ def add_retina_config(cfg):
     # Whether weights may be read that name functions and classes to call, which may do anything. Without it, reading a
     # file runs nothing of it.
     cfg.MODEL.WEIGHTS_ALLOW_PICKLE = False
+    # How many different training images may be unreadable, which others then stand in for, before training stops: -1
+    # for 1 % of them, at least 10.
+    cfg.DATALOADER.MAX_UNREADABLE = -1
 
 
 def require_retina_config(cfg):

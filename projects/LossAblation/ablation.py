@@ -55,7 +55,8 @@ def run_once(row, seed, args):
         RuntimeError: it failed in another way.
     """
     folder, arguments = _folder(row, seed, args), _arguments(row, seed, args)
-    (folder / "metrics.json").unlink(missing_ok=True)  # of a run that was stopped
+    for left in [*folder.glob("metrics.json"), *folder.glob("last_checkpoint"), *folder.glob("model_*.pth")]:
+        left.unlink()  # of a run that was stopped
     started = time.time()
     code, log = _train(CONFIG, [*arguments, "MODEL.WEIGHTS", args.output / "start.pth"], folder, args.jobs)
     if code == 0:

@@ -23,6 +23,9 @@ from retina_plugin.data.reading import ReadableImages, TrainingDataError
 from retina_plugin.data.unreadable import UnreadableImages
 from retina_plugin.data.worker import leave_signals_to_the_parent
 
+# What Detectron2's samplers draw when they are made: the seed of their order, and the subset that one of them has.
+_DRAWN = ("_seed", "_indexes_subset")
+
 
 def build_training_stream(cfg, mapper=None):
     """Build the training data of a configuration; takes the place of Detectron2's ``build_detection_train_loader``.
@@ -82,7 +85,7 @@ class TrainingStream:
         self.unreadable = UnreadableImages(max_unreadable)
         self._reports = []
         self._step = 0
-        self._batches = None
+        self._examples = None
         self._last_example = None
 
     @property
@@ -93,9 +96,10 @@ class TrainingStream:
         return self
 
     def __next__(self):
-        if self._batches is None:
-            self._batches = self._read(self._step)
-        batch = next(self._batches)
+        if self._examples is None:
+            self._examples = iter(self._start_reading())
+        share = self._images_per_step // comm.get_world_size()
+        batch = [self._accept(*next(self._examples)) for _ in range(share)]
         self._step += 1
         return batch
 
@@ -107,11 +111,10 @@ class TrainingStream:
     def indices(self, step=0):
         """Yield, from a step on, the (position, index of the image, group) triples of its batch, for all processes."""
         # `iter(sampler)` is the share of this process.
-        batches = self._batched(enumerate(self._sampler._infinite_indices()))
+        batches = _batched(enumerate(self._sampler._infinite_indices()), self._group_of, self._images_per_step)
         return itertools.islice(batches, step, None)
 
     def state_dict(self):
-        # What of the order was drawn: the seed of all samplers, and the subset that one of them has.
         drawn = {name: vars(self._sampler)[name] for name in _DRAWN if name in vars(self._sampler)}
         return {
             "step": self._step,
@@ -125,7 +128,7 @@ class TrainingStream:
         """Go on where another stream was. What cannot be continued starts anew, with a warning."""
         logger = logging.getLogger(__name__)
         drawn = dict(state["sampler"])
-        self._batches = None
+        self._examples = None
         self._step = 0
         if drawn.pop("class") != type(self._sampler).__name__ or state["num_images"] != self.num_images:
             logger.warning(
@@ -144,22 +147,14 @@ class TrainingStream:
         images = (self._images[i] for i in range(len(self._images)))
         return bytes(image.get("width", 0) <= image.get("height", 0) for image in images)
 
-    def _batched(self, indices):
-        group_of, size, buckets = self._group_of, self._images_per_step, ([], [])
-        for position, index in indices:
-            group = group_of[index]
-            bucket = buckets[group]
-            bucket.append((position, index, group))
-            if len(bucket) == size:
-                yield bucket[:]
-                bucket.clear()
-
-    def _read(self, step):
+    def _start_reading(self):
         rank, processes = comm.get_rank(), comm.get_world_size()
         share = self._images_per_step // processes
-        examples = DataLoader(
+        # Nothing here refers to this object: a cycle would leave the end of the workers to the garbage collector, which
+        # takes the queues apart before their last message.
+        return DataLoader(
             ReadableImages(self._images, self._mapper, self._substitutes(), int(self._sampler._seed)),
-            sampler=itertools.chain.from_iterable(batch[rank::processes] for batch in self.indices(step)),
+            sampler=itertools.chain.from_iterable(batch[rank::processes] for batch in self.indices(self._step)),
             batch_size=None,
             num_workers=self._num_workers,
             # Two batches ahead, also where there are few workers.
@@ -169,9 +164,6 @@ class TrainingStream:
             # Otherwise it draws from the generator of the training step, once for each start.
             generator=torch.Generator(),
         )
-        examples = iter(examples)
-        while True:
-            yield [self._accept(*next(examples)) for _ in range(share)]
 
     def _accept(self, example, reports):
         self._reports += reports
@@ -194,7 +186,15 @@ class TrainingStream:
         return [drawn_from[group_of == group] for group in (0, 1)]
 
 
-_DRAWN = ("_seed", "_indexes_subset")
+def _batched(indices, group_of, size):
+    buckets = [], []
+    for position, index in indices:
+        group = group_of[index]
+        bucket = buckets[group]
+        bucket.append((position, index, group))
+        if len(bucket) == size:
+            yield bucket[:]
+            bucket.clear()
 
 
 def _unmapped(value):

@@ -1,0 +1,48 @@
+"""Pictures on the disk, registered as a data set."""
+
+import numpy as np
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+from PIL import Image
+
+from retina_plugin import add_retina_config
+
+
+@pytest.fixture
+def make_pictures(tmp_path):
+    """make_pictures(count) -> the dataset dicts of pictures that are higher, wider or as wide as high.
+
+    The data set "pictures" returns this list, which a test may change before it is loaded.
+    """
+
+    def make(count):
+        rng = np.random.default_rng(np.random.randint(2**31))
+        dicts = []
+        for i in range(count):
+            width, height = (int(n) for n in rng.choice([24, 32, 40], 2))
+            path = tmp_path / f"{i}.png"
+            Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+            box = {"bbox": [2, 3, 12, 14], "bbox_mode": BoxMode.XYXY_ABS, "category_id": int(rng.integers(3))}
+            size = {"width": width, "height": height}
+            dicts.append({"file_name": str(path), "image_id": i, **size, "annotations": [box]})
+        DatasetCatalog.register("pictures", lambda: dicts)
+        return dicts
+
+    yield make
+    if "pictures" in DatasetCatalog.list():
+        DatasetCatalog.remove("pictures")
+    if "pictures" in MetadataCatalog.list():
+        MetadataCatalog.remove("pictures")
+
+
+@pytest.fixture
+def cfg():
+    cfg = get_cfg()
+    add_retina_config(cfg)
+    cfg.DATASETS.TRAIN = ("pictures",)
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.SOLVER.IMS_PER_BATCH = 4
+    cfg.INPUT.MIN_SIZE_TRAIN = (20, 30, 50)
+    return cfg

@@ -81,6 +81,19 @@ def add_retina_config(cfg):
     # A step whose losses or gradients are not finite is not applied. Training ends when more than this many of the last
     # 1000 iterations were such steps; 0: with the first, as in Detectron2. Overflows of fp16 do not count.
     cfg.SOLVER.MAX_NONFINITE_STEPS = 10
+    # Every how many iterations, and at the end, the losses of training are computed on DATASETS.TEST; 0: never.
+    cfg.TEST.LOSS_PERIOD = 0
+    # The metric by which model_best.pth is chosen, such as "bbox/AP", "SET/bbox/AP" (of several sets) or
+    # "validation/total_loss", and whether the best value is the highest ("max") or the lowest ("min"). "": none.
+    cfg.TEST.BEST_CHECKPOINT = CfgNode({"METRIC": "", "MODE": "max"})
+    # Training ends after so many evaluations in which that metric was not better by more than MIN_DELTA; 0: never.
+    cfg.TEST.EARLY_STOPPING = CfgNode({"PATIENCE": 0, "MIN_DELTA": 0.0})
+    # Of an image, so many detections, the best ones, count for COCO's AP; 100 in all published results.
+    cfg.TEST.AP_DETECTIONS_PER_IMAGE = 100
+    # Every how many iterations a line is written to the log and to metrics.json, and a point to TensorBoard.
+    cfg.LOG_PERIOD = 20
+    # Whether two runs of one configuration with one SEED, on the same machine, give the same bits. Slower on a GPU.
+    cfg.DETERMINISTIC = False
     # Whether weights may be read that name functions and classes to call, which may do anything. Without it, reading a
     # file runs nothing of it.
     cfg.MODEL.WEIGHTS_ALLOW_PICKLE = False

@@ -18,6 +18,7 @@ from detectron2.utils.file_io import PathManager
 from retina_plugin.config import ConfigError, add_retina_config, did_you_mean, flatten, require_retina_config
 from retina_plugin.data.class_names import class_names
 from retina_plugin.evaluation.build import BOX_EVALUATOR_TYPES
+from retina_plugin.watching_checks import watching_problems
 
 # Keys of R-CNN that have a twin in RetinaNet.
 _TWINS = {
@@ -69,6 +70,7 @@ def check_config(cfg, *, num_gpus=1, num_machines=1, eval_only=False):
         *_data_problems(names),
         *_evaluator_problems(cfg),
         *_class_count_problems(cfg, names),
+        *(() if eval_only else watching_problems(cfg, builds_focal_retinanet(cfg))),
     )
 
 

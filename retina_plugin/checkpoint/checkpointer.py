@@ -82,19 +82,18 @@ class RetinaCheckpointer(DetectionCheckpointer):
         self.logger.info("Weights %s:\n%s", path, loading.summary(plan, self.model, missing))
         return checkpoint
 
-    def save(self, name, **kwargs):
+    def save(self, name, *, is_last=True, **kwargs):
         """Write model, checkpointables, ``kwargs`` and the names of the classes to ``save_dir/NAME.pth``.
 
-        ``last_checkpoint`` names the file once it is whole.
+        ``last_checkpoint`` names the file once it is whole, unless ``is_last`` is False: then a run is still resumed
+        from the one that it names.
         """
         if not self.save_dir or not self.save_to_disk:
             return
         if self.class_names is not None:
             kwargs.setdefault("class_names", self.class_names)
-        if "://" in self.save_dir:  # of a handler of Detectron2's PathManager, which has no step that renames
-            super().save(name, **kwargs)
-            return
-        if not self._has_saved:
+        remote = "://" in self.save_dir  # of a handler of Detectron2's PathManager, which has no step that renames
+        if not self._has_saved and not remote:
             writing.remove_unfinished(self.save_dir)
             self._has_saved = True
         states = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
@@ -105,8 +104,13 @@ class RetinaCheckpointer(DetectionCheckpointer):
             raise ValueError(f"a checkpoint is named without a folder, got {name}")
         path = os.path.join(self.save_dir, file_name)
         self.logger.info("Saving checkpoint to %s", path)
-        writing.write_whole(path, lambda file: torch.save(data, file))
-        self.tag_last_checkpoint(file_name)
+        if remote:
+            with self.path_manager.open(path, "wb") as file:
+                torch.save(data, file)
+        else:
+            writing.write_whole(path, lambda file: torch.save(data, file))
+        if is_last:
+            self.tag_last_checkpoint(file_name)
 
     def tag_last_checkpoint(self, last_filename_basename):
         """Let ``last_checkpoint`` name a file of ``save_dir``."""

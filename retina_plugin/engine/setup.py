@@ -11,6 +11,7 @@ from detectron2.utils.logger import setup_logger
 
 from retina_plugin.config import ConfigError, add_retina_config, merge_config
 from retina_plugin.config_checks import builds_focal_retinanet, check_config
+from retina_plugin.engine.determinism import make_deterministic
 from retina_plugin.engine.schedule import scale_schedule
 
 
@@ -58,6 +59,8 @@ def _check_model_builds(cfg):
 
 def setup_worker(cfg, args):
     """Set up log, seed and output folder of this process; see Detectron2's ``default_setup``."""
+    if cfg.DETERMINISTIC:
+        make_deterministic()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="retina_plugin", abbrev_name="retina")
     if cfg.MODEL.DEVICE == "cpu" and not torch.cuda.is_available():

@@ -12,6 +12,7 @@ import warnings
 from detectron2.engine import DefaultTrainer, TrainerBase, hooks
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter
 
 from retina_plugin.checkpoint import CheckpointError, RetinaCheckpointer
 from retina_plugin.config import ConfigError, require_retina_config
@@ -22,7 +23,9 @@ from retina_plugin.data.reading import TrainingDataError
 from retina_plugin.data.stream import TrainingStream, build_training_stream
 from retina_plugin.engine import interruption, resuming
 from retina_plugin.engine.agreement import any_process
+from retina_plugin.engine.hooks import TrainingEnded, with_watching_hooks
 from retina_plugin.engine.step import TrainingStep
+from retina_plugin.engine.writers import ProgressPrinter
 from retina_plugin.evaluation import build_evaluator
 
 
@@ -55,7 +58,13 @@ class RetinaTrainer(DefaultTrainer):
             save_to_disk=made.save_to_disk,
             **made.checkpointables,
         )
-        return super().build_hooks()
+        return with_watching_hooks(self, super().build_hooks())
+
+    def build_writers(self):
+        return [
+            ProgressPrinter(self.max_iter) if isinstance(writer, CommonMetricPrinter) else writer
+            for writer in super().build_writers()
+        ]
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
@@ -116,6 +125,8 @@ class RetinaTrainer(DefaultTrainer):
         with interruption.watching():
             try:
                 return super().train()
+            except TrainingEnded:
+                return self._verified_results()
             except interruption.EvaluationInterrupted:  # after the last iteration
                 comm.synchronize()
                 raise interruption.TrainingInterrupted(
@@ -124,6 +135,13 @@ class RetinaTrainer(DefaultTrainer):
             except interruption.TrainingInterrupted:
                 comm.synchronize()  # a launcher ends all processes as soon as one has ended so
                 raise
+
+    def _verified_results(self):
+        # As Detectron2, which is not asked where training ends before its last iteration.
+        results = getattr(self, "_last_eval_results", None)
+        if results and self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
+            verify_results(self.cfg, results)
+        return results
 
     def before_train(self):
         super().before_train()

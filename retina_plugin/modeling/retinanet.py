@@ -57,6 +57,7 @@ class FocalRetinaNet(DenseDetector):
         pixel_std,
         input_format="BGR",
         vis_period=0,
+        log_period=0,
         # Memory:
         channels_last=False,
     ):
@@ -78,6 +79,8 @@ class FocalRetinaNet(DenseDetector):
             input_format: channel order of the images, "BGR" or "RGB" (for visualisation only).
             vis_period: draw ground truth and detections of one training image every so many iterations;
                 0 never.
+            log_period: put the positive anchors of each level into the event storage every so many iterations, in
+                those that a log prints; 0 never.
             channels_last: keep images, weights and activations of backbone and head in memory with a pixel's
                 channels side by side.
 
@@ -96,6 +99,7 @@ class FocalRetinaNet(DenseDetector):
         self.inference_precision = inference_precision
         self.input_format = input_format
         self.vis_period = vis_period
+        self.log_period = log_period
         self.channels_last = channels_last
         if channels_last:
             for part in (backbone, head):
@@ -131,6 +135,7 @@ class FocalRetinaNet(DenseDetector):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "input_format": cfg.INPUT.FORMAT,
             "vis_period": cfg.VIS_PERIOD,
+            "log_period": cfg.LOG_PERIOD,
             "channels_last": cfg.MODEL.CHANNELS_LAST,
         }
 
@@ -231,8 +236,7 @@ class FocalRetinaNet(DenseDetector):
         ]
         positive = (gt_labels >= 0) & (gt_labels != self.num_classes)  # (N, R)
         num_positives = positive.sum()
-        if getattr(self.loss_normalizer, "parts", None) is None:  # who runs a step in parts logs its count
-            get_event_storage().put_scalar("num_pos_anchors", num_positives / len(gt_labels))
+        self._log_positives(positive, num_positives, cells)
         normalizer = self.loss_normalizer(num_positives)
 
         decode_boxes = partial(self._decode_boxes, anchors, deltas)
@@ -241,6 +245,18 @@ class FocalRetinaNet(DenseDetector):
             torch.cat([x.flatten(1, 3) for x in deltas], dim=1), Boxes.cat(anchors).tensor, gt_boxes, positive
         )
         return {"loss_cls": loss_cls, "loss_box_reg": loss_box_reg / normalizer}
+
+    def _log_positives(self, positive, num_positives, cells):
+        """Put positive anchors an image into the event storage: in all, and of each level when a line is due."""
+        storage, num_images = get_event_storage(), len(positive)
+        if getattr(self.loss_normalizer, "parts", None) is None:  # who runs a step in parts logs its count
+            storage.put_scalar("num_pos_anchors", num_positives / num_images)
+        if self.log_period <= 0 or (storage.iter + 1) % self.log_period:
+            return
+        by_level = positive.split([cell.numel() for cell in cells], dim=1)
+        counts = torch.stack([level.sum() for level in by_level]).tolist()  # the host waits for a GPU
+        for name, count in zip(self.head_in_features, counts):
+            storage.put_scalar(f"num_pos_anchors_{name}", count / num_images, smoothing_hint=False)
 
     @torch.no_grad()
     def _decode_boxes(self, anchors, deltas):

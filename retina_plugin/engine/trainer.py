@@ -26,7 +26,7 @@ from retina_plugin.engine.agreement import any_process
 from retina_plugin.engine.hooks import TrainingEnded, with_watching_hooks
 from retina_plugin.engine.step import TrainingStep
 from retina_plugin.engine.writers import ProgressPrinter
-from retina_plugin.evaluation import build_evaluator
+from retina_plugin.evaluation import BoxEvaluator, build_evaluator
 
 
 class RetinaTrainer(DefaultTrainer):
@@ -69,6 +69,10 @@ class RetinaTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
         return build_evaluator(cfg, dataset_name)
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        return super().test(cfg, model, _EvaluatorsOfModel(cls, cfg, model) if evaluators is None else evaluators)
 
     @classmethod
     def build_train_loader(cls, cfg):
@@ -249,6 +253,25 @@ class RetinaTrainer(DefaultTrainer):
 
 def _from_evaluation_on(all_hooks):
     return list(itertools.dropwhile(lambda hook: not isinstance(hook, hooks.EvalHook), all_hooks))
+
+
+class _EvaluatorsOfModel:
+    """The evaluators of ``DATASETS.TEST`` for Detectron2, which tells them nothing of the model.
+
+    As there, each is built when its data set has been loaded.
+    """
+
+    def __init__(self, trainer, cfg, model):
+        self._trainer, self._cfg, self._model = trainer, cfg, model
+
+    def __len__(self):
+        return len(self._cfg.DATASETS.TEST)
+
+    def __getitem__(self, index):
+        evaluator = self._trainer.build_evaluator(self._cfg, self._cfg.DATASETS.TEST[index])
+        if isinstance(evaluator, BoxEvaluator):
+            evaluator.model = self._model
+        return evaluator
 
 
 def evaluate(cfg, *, resume=False):

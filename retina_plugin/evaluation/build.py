@@ -1,24 +1,22 @@
-"""Which of Detectron2's evaluators judges a data set."""
+"""Which evaluator judges a data set."""
 
 import os
 
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, LVISEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import LVISEvaluator, PascalVOCDetectionEvaluator
+
+from retina_plugin.evaluation.coco import BoxEvaluator
 
 
-def _coco(dataset_name, output_dir):
-    return COCOEvaluator(dataset_name, tasks=("bbox",), output_dir=output_dir)
-
-
-def _lvis(dataset_name, output_dir):
+def _lvis(cfg, dataset_name, output_dir):
     return LVISEvaluator(dataset_name, tasks=("bbox",), output_dir=output_dir)
 
 
-def _pascal_voc(dataset_name, output_dir):
+def _pascal_voc(cfg, dataset_name, output_dir):
     return PascalVOCDetectionEvaluator(dataset_name)
 
 
-_BUILDERS = {"coco": _coco, "coco_panoptic_seg": _coco, "lvis": _lvis, "pascal_voc": _pascal_voc}
+_BUILDERS = {"coco": BoxEvaluator, "coco_panoptic_seg": BoxEvaluator, "lvis": _lvis, "pascal_voc": _pascal_voc}
 BOX_EVALUATOR_TYPES = tuple(_BUILDERS)
 
 
@@ -40,4 +38,4 @@ def build_evaluator(cfg, dataset_name):
             f"data set '{dataset_name}' has evaluator type '{evaluator_type}'; boxes are judged by "
             f"{', '.join(BOX_EVALUATOR_TYPES)}"
         )
-    return _BUILDERS[evaluator_type](dataset_name, inference_folder(cfg, dataset_name))
+    return _BUILDERS[evaluator_type](cfg, dataset_name, inference_folder(cfg, dataset_name))

@@ -7,6 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 
+from retina_plugin import add_retina_config
 from retina_plugin.evaluation import build_evaluator, inference_folder
 
 
@@ -35,6 +36,7 @@ def pictures():
 
 def make_cfg(tmp_path, *names):
     cfg = get_cfg()
+    add_retina_config(cfg)
     cfg.OUTPUT_DIR = str(tmp_path)
     cfg.DATASETS.TEST = names
     return cfg

@@ -24,7 +24,6 @@ class Progress(HookBase):
         self.images_per_iteration = images_per_iteration
         self.training_set_size = training_set_size
         self._images = self._empty = 0
-        self._in_step = False
         self._handle = None
 
     def before_train(self):
@@ -35,11 +34,7 @@ class Progress(HookBase):
         if self._handle is not None:  # None if another hook ended the training before it began
             self._handle.remove()
 
-    def before_step(self):
-        self._in_step = True
-
     def after_step(self):
-        self._in_step = False
         done = self.trainer.iter + 1
         if done % self.period and done != self.trainer.max_iter:
             return
@@ -55,7 +50,7 @@ class Progress(HookBase):
         self.trainer.storage.put_scalars(**values, smoothing_hint=False)
 
     def _count(self, model, inputs):
-        if self._in_step:  # not in an evaluation
+        if torch.is_grad_enabled():  # not in an evaluation
             self._images += len(inputs[0])
             self._empty += sum(len(image.get("instances", ())) == 0 for image in inputs[0])
 

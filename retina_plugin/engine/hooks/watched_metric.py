@@ -135,6 +135,7 @@ class WatchedMetric(HookBase):
             *(done - 1, self.metric, last.min_delta, self._waited(done), best, BEST),
         )
         self.checkpointer.save("model_final", iteration=done - 1)
+        comm.synchronize()  # whoever goes on, goes on from this file
 
     # What a resumed run needs.
 

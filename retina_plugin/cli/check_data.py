@@ -28,7 +28,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--config-file", default="", help="of the training: its anchors, sizes and classes (default: Base-RetinaNet)"
     )
-    parser.add_argument("--workers", type=int, help="processes that read images (default: DATALOADER.NUM_WORKERS)")
+    parser.add_argument("--workers", type=int, help="processes that read images, 0 for this one alone (default: one a CPU)")
     files = parser.add_mutually_exclusive_group()
     files.add_argument("--headers-only", action="store_true", help="read headers of images, and decode none")
     files.add_argument("--no-images", action="store_true", help="leave image files alone")
@@ -53,7 +53,7 @@ def _check(args):
     _check_arguments(args)
     cfg = _config(args)
     num_classes = _num_classes(args, cfg)
-    workers = cfg.DATALOADER.NUM_WORKERS if args.workers is None else args.workers
+    workers = _num_cpus() if args.workers is None else args.workers
     files = None if args.no_images else checks.ImageFiles(decode=not args.headers_only, workers=workers)
     found = checks.Findings()
     try:
@@ -109,6 +109,11 @@ def _config(args):
         name = cfg.MODEL.META_ARCHITECTURE
         raise ConfigError([f"MODEL.META_ARCHITECTURE is '{name}', which is no RetinaNet: its anchors are others"])
     return cfg
+
+
+def _num_cpus():
+    # Of this process, where the system tells.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _num_classes(args, cfg):

@@ -3,19 +3,15 @@
 
     python train_net.py --config-file configs/retinanet_R101.yaml --num-gpus 8
     python train_net.py --config-file configs/retinanet_R50.yaml --eval-only MODEL.WEIGHTS model_final.pth
+    torchrun --nproc-per-node 8 train_net.py --config-file configs/retinanet_R101.yaml
 
-Arguments are those of Detectron2's ``tools/train_net.py``, and --overwrite; see --help. Exit code 75: stopped by Ctrl-C
+Arguments are those of Detectron2's ``tools/train_net.py`` and a few more; see --help. Exit code 75: stopped by Ctrl-C
 or SIGTERM with a checkpoint, to go on from with --resume.
 """
 
 import sys
 
-from retina_plugin import ConfigError, engine  # first: makes Detectron2 importable
-from retina_plugin.checkpoint import CheckpointError
-from retina_plugin.data.reading import TrainingDataError
-from retina_plugin.engine import DivergenceError
-
-from detectron2.engine import launch  # isort: skip
+from retina_plugin import engine
 
 
 def main(cfg, args):
@@ -35,24 +31,7 @@ if __name__ == "__main__":
     args = engine.argument_parser().parse_args()
     try:
         cfg = engine.load_config(args)
-        engine.claim_run_folder(
-            cfg,
-            resume=args.resume,
-            overwrite=args.overwrite,
-            eval_only=args.eval_only,
-            machine_rank=args.machine_rank,
-        )
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(cfg, args),
-        )
-    except ConfigError as error:
-        sys.exit("\n".join(f"error: {problem}" for problem in error.problems))
-    except (CheckpointError, TrainingDataError) as error:
-        sys.exit(f"error: {error}")
-    except DivergenceError as error:
-        sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
+        engine.claim_run_folder(cfg, args)
+        engine.launch(main, cfg, args)
+    except engine.JOB_ERRORS as error:
+        sys.exit(engine.error_text(error))

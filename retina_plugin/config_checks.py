@@ -52,7 +52,7 @@ def check_config(cfg, *, num_gpus=1, num_machines=1, eval_only=False):
 
     Args:
         cfg: the full configuration.
-        num_gpus: processes that each machine is asked to start, one a GPU.
+        num_gpus: processes of each machine, one a GPU; or with ``MODEL.DEVICE`` cpu, on its cores.
         num_machines: machines that take part.
         eval_only: whether the training data sets are left alone.
 
@@ -64,7 +64,8 @@ def check_config(cfg, *, num_gpus=1, num_machines=1, eval_only=False):
     _refuse(
         *_name_problems(cfg),
         *_model_problems(cfg),
-        *_device_problems(cfg, num_gpus, num_machines, eval_only),
+        *_process_problems(cfg, num_gpus, num_machines, eval_only),
+        *_precision_problems(cfg, eval_only),
         *_step_problems(cfg, num_gpus * num_machines, eval_only),
         *_empty_problems(cfg, eval_only),
         *_data_problems(names),
@@ -206,20 +207,35 @@ def _as_lists(value):
     return [_as_lists(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def _device_problems(cfg, num_gpus, num_machines, eval_only):
-    on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
-    if num_gpus * num_machines > 1:
-        asked = f"--num-gpus {num_gpus}" + (f" --num-machines {num_machines}" if num_machines > 1 else "")
-        visible = torch.cuda.device_count()
-        if not on_gpu:
-            yield f"{asked} with MODEL.DEVICE {cfg.MODEL.DEVICE}: several processes need a GPU each"
-        elif visible < num_gpus:
-            yield (
-                f"{asked}: torch {torch.__version__} sees {visible} GPUs on this machine. Ask for as many as there "
-                "are; --num-gpus 1 alone trains on the CPU where there is none"
-            )
+def _process_problems(cfg, num_gpus, num_machines, eval_only):
+    world_size = num_gpus * num_machines
+    if world_size == 1:
+        return
+    device = cfg.MODEL.DEVICE
+    asked = f"--num-gpus {num_gpus}" + (f" --num-machines {num_machines}" if num_machines > 1 else "")
+    visible = torch.cuda.device_count()
+    if device not in ("cuda", "cpu"):
+        hint = ": every process would take that one" if device.startswith("cuda:") else ""
+        yield f"{asked} with MODEL.DEVICE {device}{hint}. Set it to cuda (a GPU for each process) or cpu"
+    elif device == "cuda" and visible < num_gpus:
+        yield (
+            f"{asked}: torch {torch.__version__} sees {visible} GPUs on this machine. Ask for as many as there are; "
+            f"MODEL.DEVICE cpu runs {num_gpus} processes on the CPU, --num-gpus 1 alone trains on the CPU where there "
+            "is no GPU"
+        )
+    if not eval_only and cfg.SOLVER.IMS_PER_BATCH % world_size:
+        below = cfg.SOLVER.IMS_PER_BATCH // world_size * world_size
+        yield (
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, the images of all processes together, which "
+            f"{world_size} processes cannot share equally. Set it to "
+            f"{f'{below} or {below + world_size}' if below else world_size}"
+        )
+
+
+def _precision_problems(cfg, eval_only):
     if eval_only:
         return
+    on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
     amp = cfg.SOLVER.AMP
     if amp.ENABLED and amp.PRECISION == "fp16" and not (on_gpu and torch.cuda.is_available()):
         yield (

@@ -19,6 +19,11 @@ repair              what it is for                                      when it 
                     used instead.
 ``pkg_resources``   ``detectron2.model_zoo`` (0.6 and main) imports     when ``detectron2.model_zoo`` no longer
                     ``pkg_resources``, which setuptools 81 removed.     imports it
+``gloo_launch``     0.6's ``launch`` demands CUDA and NCCL in the       with support for Detectron2 0.6 (main
+                    processes that it starts. Without a GPU, they use   does the same itself)
+                    Gloo.
+``cpu_ddp``         ``create_ddp_model`` (0.6 and main) names a GPU     when Detectron2 leaves ``device_ids`` out
+                    also for a model on the CPU, which torch refuses.   for a model on the CPU
 ==================  ==================================================  =========================================
 
 0.6 also leaves the optimizer out of its checkpoints; :class:`retina_plugin.engine.RetinaTrainer` saves it with both.
@@ -126,6 +131,59 @@ def _repair_pkg_resources():
     APPLIED.append("pkg_resources")
 
 
+def _repair_gloo_launch():
+    launch = importlib.import_module("detectron2.engine.launch")
+    worker = launch._distributed_worker
+    if worker.__module__ == __name__ or "GLOO" in worker.__code__.co_consts:
+        return
+    launch._nccl_worker = worker
+    # Started processes look the function up in this module, so that they are repaired before they import Detectron2.
+    launch._distributed_worker = _gloo_worker
+    APPLIED.append("gloo_launch")
+
+
+def _gloo_worker(local_rank, main_func, world_size, num_gpus_per_machine, *args, **kwargs):
+    """Detectron2's worker; without a GPU, it is told that there are enough, and its group is Gloo's."""
+    launch = importlib.import_module("detectron2.engine.launch")
+    import torch
+
+    if not torch.cuda.is_available():
+        # What this one function of Detectron2 sees, and nobody else.
+        launch.torch = types.SimpleNamespace(
+            cuda=types.SimpleNamespace(
+                is_available=lambda: True,
+                device_count=lambda: num_gpus_per_machine,
+                set_device=lambda device: None,
+            )
+        )
+        launch.dist = types.SimpleNamespace(
+            init_process_group=lambda backend, **group: torch.distributed.init_process_group("gloo", **group),
+            new_group=torch.distributed.new_group,
+        )
+    launch._nccl_worker(local_rank, main_func, world_size, num_gpus_per_machine, *args, **kwargs)
+
+
+def _repair_cpu_ddp():
+    from detectron2.engine import defaults
+
+    create = defaults.create_ddp_model
+    if hasattr(create, "__wrapped__"):
+        return
+
+    @functools.wraps(create)
+    def create_ddp_model(model, **kwargs):
+        try:
+            return create(model, **kwargs)
+        except ValueError as error:
+            if "device_ids" not in str(error) or "device_ids" in kwargs:
+                raise
+        if "cpu_ddp" not in APPLIED:
+            APPLIED.append("cpu_ddp")
+        return create(model, device_ids=None, **kwargs)
+
+    defaults.create_ddp_model = create_ddp_model
+
+
 _require_detectron2()
 with warnings.catch_warnings():
     # What Detectron2 and fvcore themselves cause while they are imported: nobody who uses them can act on it.
@@ -135,5 +193,7 @@ with warnings.catch_warnings():
     _repair_pillow_linear()
     _repair_official_coco()
     _repair_pkg_resources()
+    _repair_gloo_launch()
+    _repair_cpu_ddp()
     import detectron2.model_zoo
     import detectron2.modeling  # noqa: F401

@@ -6,6 +6,7 @@ import os
 import re
 
 from retina_plugin.config import ConfigError
+from retina_plugin.engine.arguments import processes_of
 
 _PREVIOUS = "previous_run_"
 # What a training writes into OUTPUT_DIR. The rest belongs to somebody else and stays where it is.
@@ -15,31 +16,29 @@ _OF_A_RUN = (
 )
 
 
-def claim_run_folder(cfg, *, resume=False, overwrite=False, eval_only=False, machine_rank=0):
-    """Make sure that a new run does not end up in another run's folder. Called once a machine, before its processes.
+def claim_run_folder(cfg, args):
+    """Make sure that a new run does not end up in another run's folder. Called before the processes of a job meet.
 
     Args:
         cfg: the configuration; ``OUTPUT_DIR`` is the folder.
-        resume: whether the run in the folder goes on.
-        overwrite: whether the files of a run in the folder are moved into its subfolder ``previous_run_N``.
-        eval_only: whether weights are only evaluated.
-        machine_rank: of this machine; the first one moves the files, of which the others may see the folder as well.
+        args: of :func:`~retina_plugin.engine.arguments.argument_parser`. ``--overwrite`` moves the files of another run
+            into the subfolder ``previous_run_N``.
 
     Raises:
         ConfigError: there is another run in the folder, or the arguments contradict each other.
     """
-    if overwrite and (resume or eval_only):
-        other = "--resume" if resume else "--eval-only"
+    if args.overwrite and (args.resume or args.eval_only):
+        other = "--resume" if args.resume else "--eval-only"
         raise ConfigError([f"--overwrite and {other} exclude each other: new run, or what is there"])
     folder = cfg.OUTPUT_DIR
-    if resume or eval_only or not _has_run(folder):
+    if args.resume or args.eval_only or not _has_run(folder):
         return
-    if not overwrite:
+    if not args.overwrite:
         raise ConfigError([
             f"OUTPUT_DIR {folder} holds another run ({_describe(folder)}). Go on with it: --resume. Keep it: choose "
             f"another OUTPUT_DIR. Start anew here: --overwrite, which moves its files into {_next_previous(folder)}"
         ])  # fmt: skip
-    if machine_rank == 0:
+    if processes_of(args).is_first:  # the others may see the folder as well
         _move_away(folder)
 
 

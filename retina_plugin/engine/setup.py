@@ -11,6 +11,7 @@ from detectron2.utils.logger import setup_logger
 
 from retina_plugin.config import ConfigError, add_retina_config, merge_config
 from retina_plugin.config_checks import builds_focal_retinanet, check_config
+from retina_plugin.engine.arguments import processes_of
 from retina_plugin.engine.determinism import make_deterministic
 from retina_plugin.engine.schedule import scale_schedule
 
@@ -19,7 +20,7 @@ def load_config(args):
     """Read and check the configuration of a job, before any process is started.
 
     Args:
-        args: of Detectron2's ``default_argument_parser``.
+        args: of :func:`argument_parser`, or of Detectron2's own.
 
     Returns:
         A frozen ``CfgNode``. ``MODEL.DEVICE`` is "cpu" where the configuration asks for a GPU and there is
@@ -31,9 +32,10 @@ def load_config(args):
     cfg = get_cfg()
     add_retina_config(cfg)
     merge_config(cfg, args.config_file, args.opts)
+    processes = processes_of(args)
     if not args.eval_only:
-        scale_schedule(cfg, args.num_gpus * args.num_machines)
-    check_config(cfg, num_gpus=args.num_gpus, num_machines=args.num_machines, eval_only=args.eval_only)
+        scale_schedule(cfg, processes.world_size)
+    check_config(cfg, num_gpus=processes.per_machine, num_machines=processes.machines, eval_only=args.eval_only)
     _check_model_builds(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
@@ -66,4 +68,9 @@ def setup_worker(cfg, args):
     if cfg.MODEL.DEVICE == "cpu" and not torch.cuda.is_available():
         logging.getLogger(__name__).info(
             "There is no GPU here: running on the CPU (MODEL.DEVICE cpu) with %d threads.", torch.get_num_threads()
+        )
+    if comm.get_world_size() > 1:
+        logging.getLogger(__name__).info(
+            "%d processes, %d of them on this machine, with %d CPU threads each (OMP_NUM_THREADS changes that).",
+            *(comm.get_world_size(), comm.get_local_size(), torch.get_num_threads()),
         )

@@ -60,7 +60,9 @@ def launch(main, cfg, args):
 def _join(main, cfg, args, processes):
     """Be one of the processes that torchrun has started."""
     if cfg.MODEL.DEVICE == "cpu" and torch.cuda.is_available():
-        raise ConfigError(["MODEL.DEVICE is cpu, but there are GPUs: hide them with CUDA_VISIBLE_DEVICES='' torchrun ..."])
+        raise ConfigError([
+            "MODEL.DEVICE is cpu, but there are GPUs: hide them with CUDA_VISIBLE_DEVICES='' torchrun ..."
+        ])  # fmt: skip
     rank = processes.first_rank + processes.local_rank
     with contextlib.ExitStack() as stack:
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":

@@ -5,7 +5,7 @@ from tabulate import tabulate
 
 from retina_plugin.config import ConfigError
 
-_PERIODS = [("TEST", "EVAL_PERIOD"), ("SOLVER", "CHECKPOINT_PERIOD")]
+_PERIODS = [("TEST", "EVAL_PERIOD"), ("TEST", "LOSS_PERIOD"), ("SOLVER", "CHECKPOINT_PERIOD")]
 
 
 def scale_schedule(cfg, num_processes):
@@ -29,12 +29,13 @@ def scale_schedule(cfg, num_processes):
     if problems:
         raise ConfigError(problems)
     if solver.REFERENCE_WORLD_SIZE:
-        _take(cfg, DefaultTrainer.auto_scale_workers(cfg, num_processes))
+        _take(cfg, DefaultTrainer.auto_scale_workers(cfg, num_processes), solver.REFERENCE_WORLD_SIZE / num_processes)
     elif solver.AUTO_SCALE:
         # The same rule, with images in the place of processes.
         images = cfg.clone()
         images.SOLVER.REFERENCE_WORLD_SIZE = images.SOLVER.IMS_PER_BATCH = solver.AUTO_SCALE
-        _take(cfg, DefaultTrainer.auto_scale_workers(images, solver.IMS_PER_BATCH))
+        scaled = DefaultTrainer.auto_scale_workers(images, solver.IMS_PER_BATCH)
+        _take(cfg, scaled, solver.AUTO_SCALE / solver.IMS_PER_BATCH)
         cfg.SOLVER.REFERENCE_WORLD_SIZE = 0
         cfg.SOLVER.AUTO_SCALE = cfg.SOLVER.IMS_PER_BATCH
 
@@ -84,10 +85,11 @@ def _problems(solver):
         )
 
 
-def _take(cfg, scaled):
-    # A period that is rounded to 0 would be none.
+def _take(cfg, scaled, longer):
     for section, key in _PERIODS:
-        scaled[section][key] = max(scaled[section][key], min(cfg[section][key], 1))
+        # Detectron2 does not know all of them, and would round a short one to 0, which is none.
+        period = cfg[section][key]
+        scaled[section][key] = max(round(period * longer), 1) if period > 0 else period
     cfg.SOLVER, cfg.TEST = scaled.SOLVER, scaled.TEST
 
 

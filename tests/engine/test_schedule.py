@@ -10,13 +10,16 @@ from detectron2.solver import build_lr_scheduler
 from retina_plugin import ConfigError, add_retina_config
 from retina_plugin.engine.schedule import scale_schedule, schedule_table
 
-SCALED = [("SOLVER", "WARMUP_ITERS"), ("SOLVER", "MAX_ITER"), ("SOLVER", "CHECKPOINT_PERIOD"), ("TEST", "EVAL_PERIOD")]
+SCALED = [
+    *(("SOLVER", key) for key in ("WARMUP_ITERS", "MAX_ITER", "CHECKPOINT_PERIOD")),
+    *(("TEST", key) for key in ("EVAL_PERIOD", "LOSS_PERIOD")),
+]
 
 
 def config(**solver):
     cfg = get_cfg()
     add_retina_config(cfg)
-    cfg.TEST.EVAL_PERIOD = 5000
+    cfg.TEST.EVAL_PERIOD, cfg.TEST.LOSS_PERIOD = 5000, 2000
     cfg.SOLVER.BASE_LR, cfg.SOLVER.STEPS, cfg.SOLVER.MAX_ITER = 0.01, (60000, 80000), 90000
     for key, value in solver.items():
         cfg.SOLVER[key] = value

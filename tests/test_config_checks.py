@@ -1,7 +1,9 @@
 """What is refused before a job starts."""
 
 import itertools
+import math
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -294,3 +296,43 @@ def test_the_error_survives_a_process_boundary():
 def test_all_problems_are_reported_at_once():
     wrong = ("MODEL.ROI_HEADS.NUM_CLASSES", 3, "MODEL.RETINANET.CLS_LOSS", "x", "DATASETS.TEST", ("y",))
     assert len(problems(*wrong)) == 3
+
+
+@pytest.mark.parametrize(
+    "opts, part",
+    [
+        (("SOLVER.ACCUMULATE_STEPS", 0), "SOLVER.ACCUMULATE_STEPS is 0; a step has at least 1 part"),
+        (("SOLVER.ACCUMULATE_STEPS", 3), "SOLVER.ACCUMULATE_STEPS 3 do not divide evenly.*multiple of 3, such as 18"),
+        (("SOLVER.MAX_NONFINITE_STEPS", -1), "SOLVER.MAX_NONFINITE_STEPS is -1; it is a number of steps"),
+    ],
+)
+def test_settings_of_the_step(opts, part):
+    (problem,) = problems(*opts)
+    assert re.search(part, problem)
+    check_config(make_cfg(*opts), eval_only=True)
+
+
+def test_parts_of_several_processes(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    opts = ("MODEL.DEVICE", "cuda", "SOLVER.IMS_PER_BATCH", 16, "SOLVER.ACCUMULATE_STEPS")
+    check_config(make_cfg(*opts, 8), num_gpus=2)
+    (problem,) = problems(*opts, 16, num_gpus=2)
+    assert "2 processes with SOLVER.ACCUMULATE_STEPS 16 do not divide evenly" in problem and "such as 32" in problem
+
+
+@pytest.mark.parametrize(
+    "opts, part",
+    [
+        (("CLIP_VALUE", 0.0), "CLIP_VALUE is 0.0"),
+        (("CLIP_VALUE", -1.0), "CLIP_VALUE is -1.0"),
+        (("CLIP_VALUE", math.nan), "CLIP_VALUE is nan"),
+        (("CLIP_VALUE", math.inf), "CLIP_VALUE is inf"),
+        (("CLIP_TYPE", "nrom"), "CLIP_TYPE is 'nrom', which is none of value, norm. Did you mean norm?"),
+        (("CLIP_TYPE", "norm", "NORM_TYPE", 0.0), "NORM_TYPE is 0.0"),
+    ],
+)
+def test_clipping_that_would_do_harm(opts, part):
+    opts = [f"SOLVER.CLIP_GRADIENTS.{x}" if i % 2 == 0 else x for i, x in enumerate(opts)]
+    check_config(make_cfg(*opts))  # it is off
+    (problem,) = problems("SOLVER.CLIP_GRADIENTS.ENABLED", True, *opts)
+    assert f"SOLVER.CLIP_GRADIENTS.{part}" in problem

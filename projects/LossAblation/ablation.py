@@ -63,7 +63,7 @@ def run_once(row, seed, args):
         metrics = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
         # Without a single detection Detectron2's evaluator says NaN.
         ap, ap50 = (0.0 if math.isnan(x) else x for x in (metrics[-1]["bbox/AP"], metrics[-1]["bbox/AP50"]))
-    elif "FloatingPointError" in log:
+    elif "error: training diverged" in log:
         ap = ap50 = None
     else:
         raise RuntimeError(f"{row.name}, seed {seed} failed: {_last_line(log)}; see {folder / 'train.log'}")

@@ -47,8 +47,6 @@ class DivergenceWatch:
         Raises:
             DivergenceError: there have been too many.
         """
-        if not self._recent:
-            self._start_of_trouble = step.iteration
         self._recent.append(step.iteration)
         while self._recent[0] <= step.iteration - WINDOW:
             self._recent.popleft()
@@ -109,10 +107,10 @@ class DivergenceWatch:
         )
 
     def _last_words(self):
-        cfg, first = self._cfg, self._start_of_trouble
+        cfg, first = self._cfg, self._recent[0]
         batch = cfg.SOLVER.IMS_PER_BATCH
         recordings = sorted(glob.glob(os.path.join(glob.escape(cfg.OUTPUT_DIR), "divergence", "*.pth")), key=_iteration)
-        recordings = [path for path in recordings if _iteration(path) >= first]
+        recordings = [path for path in recordings if _iteration(path) >= first] or recordings
         lines = [
             f"training diverged: losses or gradients of {len(self._recent)} steps among the last {WINDOW} iterations "
             f"were not finite, since iteration {first}; SOLVER.MAX_NONFINITE_STEPS allows "
@@ -161,7 +159,8 @@ def describe(diagnosis, step):
         lines.append(f"largest box target: {diagnosis.largest_target:.3g}")
     if diagnosis.bad_gradients:
         number = f"{len(diagnosis.bad_gradients)} of {len(diagnosis.grad_norms)}"
-        lines.append(f"gradients that are not finite: {number} parameters: {_some(diagnosis.bad_gradients)}")
+        nearest = diagnosis.bad_gradients[::-1]  # to the losses, where a gradient comes from
+        lines.append(f"gradients that are not finite: {number} parameters: {_some(nearest)}")
     if diagnosis.is_finite:
         lines.append("run again, the step is finite")
     return lines

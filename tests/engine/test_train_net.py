@@ -111,6 +111,18 @@ def test_a_misspelt_key_is_refused_before_anything_starts(train_net, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
+def test_a_training_that_diverges_ends_without_a_traceback(train_net, tmp_path):
+    opts = ("SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", 0, "SOLVER.MAX_NONFINITE_STEPS", 1, "SOLVER.MAX_ITER", 20)
+    code, log, errors = train_net(*SMALL, *opts, "SOLVER.CHECKPOINT_PERIOD", 1, "OUTPUT_DIR", tmp_path)
+    assert code == 1 and "Traceback" not in log + errors
+    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert lines[0].startswith("error: training diverged: losses or gradients of 2 steps")
+    assert lines[1] == f"error: last good checkpoint: {tmp_path}/model_0000000.pth"
+    assert torch.load(tmp_path / "model_0000000.pth", weights_only=True)["iteration"] == 0
+    assert log.count("was not applied") == 2 and "Training stops: it diverged." in log
+
+
 def test_weights_that_cannot_be_used_are_an_error_in_a_line(train_net, tmp_path):
     (tmp_path / "model.pkl").write_bytes(b"cposix\nsystem\n(S'touch it_ran'\ntR.")
     arguments = ("OUTPUT_DIR", tmp_path / "out", "MODEL.WEIGHTS", tmp_path / "model.pkl")

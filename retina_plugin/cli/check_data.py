@@ -1,7 +1,7 @@
 """Find what training would stop at, learn wrongly or drop in a data set, and correct it.
 
 Exit status: 0 if nothing breaks training (warnings and notes do not), 1 if there are errors, 2 if the data set cannot
-be read or the arguments are wrong.
+be read or the arguments are wrong. With --fix, it is still that of the data set as it is.
 """
 
 import json
@@ -28,7 +28,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--config-file", default="", help="of the training: its anchors, sizes and classes (default: Base-RetinaNet)"
     )
-    parser.add_argument("--workers", type=int, help="processes that read images, 0 for this one alone (default: one a CPU)")
+    parser.add_argument("--workers", type=int, help="processes that read images, 0 for this one (default: one a CPU)")
     files = parser.add_mutually_exclusive_group()
     files.add_argument("--headers-only", action="store_true", help="read headers of images, and decode none")
     files.add_argument("--no-images", action="store_true", help="leave image files alone")

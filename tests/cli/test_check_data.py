@@ -11,7 +11,8 @@ from pycocotools.coco import COCO
 
 from retina_plugin.__main__ import main
 from retina_plugin.model_zoo import get_config_file
-from tests.data.checks.sets import RandomSet
+
+from ..data.checks.sets import RandomSet
 
 SIZES = ["--opts", "INPUT.MIN_SIZE_TRAIN", "(133,197)"]
 
@@ -162,5 +163,6 @@ def test_images_can_be_left_alone_or_not_decoded(random_set, check, tmp_path, ca
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_the_quick_starts_digits_have_no_errors(split, capsys):
-    assert main(["check-data", f"quick_start_digits_{split}", "--config-file", "configs/quick_start.yaml"]) == 0
+    config = get_config_file("quick_start.yaml")
+    assert main(["check-data", f"quick_start_digits_{split}", "--config-file", config]) == 0
     assert "error" not in capsys.readouterr().out

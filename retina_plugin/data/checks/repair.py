@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from functools import cached_property
 
 from . import annotations, box_format, boxes, categories, coco_file, ids, images, structure
 from .ids import other_type
@@ -42,8 +43,10 @@ class _Repairs:
         self._drop_other_types = False  # what is no object, and may be the same null many times
         self._used = Counter(a["image_id"] for a in self._entries("annotations") if is_id(a.get("image_id")))
         self._next_id = {s: self._first_free_id(s) for s in ("images", "annotations")}
-        self._image_of = {image["id"]: image for image in self._entries("images") if is_id(image.get("id"))}
-        self._category_ids = {c["id"] for c in self._entries("categories") if is_id(c.get("id"))}
+        self._first = {  # entry of each id
+            section: {e["id"]: e for e in reversed(self._entries(section)) if is_id(e.get("id"))}
+            for section in ("images", "categories")
+        }
         self._boxes_of = {}
         for annotation in self._entries("annotations"):
             if is_id(annotation.get("image_id")):
@@ -114,7 +117,7 @@ class _Repairs:
 
     def one_id_type(self, finding):
         annotation = finding.annotation
-        for name, known in (("image_id", self._image_of), ("category_id", self._category_ids)):
+        for name, known in (("image_id", self._first["images"]), ("category_id", self._first["categories"])):
             if annotation[name] not in known and other_type(annotation[name]) in known:
                 annotation[name] = other_type(annotation[name])
         return "id converted"
@@ -125,8 +128,8 @@ class _Repairs:
         return "new id given"
 
     def image_id(self, finding):
-        image, first = finding.image, next(i for i in self._entries("images") if i.get("id") == finding.image["id"])
-        if image == first:
+        image = finding.image
+        if image == self._first["images"][image["id"]]:
             return self._drop(image, "copy of an image")
         if self._used[image["id"]]:
             return None  # nobody knows which of them the boxes are on
@@ -135,8 +138,9 @@ class _Repairs:
         return "new id given"
 
     def category_id(self, finding):
-        first = next(c for c in self._entries("categories") if c.get("id") == finding.category["id"])
-        return self._drop(finding.category, "copy of a category") if finding.category == first else None
+        category = finding.category
+        is_copy = category == self._first["categories"][category["id"]]
+        return self._drop(category, "copy of a category") if is_copy else None
 
     def drop_annotation(self, finding):
         return self._drop(finding.annotation, "annotation")
@@ -147,8 +151,12 @@ class _Repairs:
         file = self.files.look([self.data.path(image)])[0] if self.files else None
         return None if file is None or file.problem else file
 
+    @cached_property
+    def _some_file_is_good(self):
+        return any(self._file(image) for image in self._entries("images") if isinstance(image.get("file_name"), str))
+
     def drop_image(self, finding):
-        if not any(self._file(image) for image in self._entries("images") if isinstance(image.get("file_name"), str)):
+        if not self._some_file_is_good:
             return None  # rather the wrong folder than a data set without images
         return self._drop(finding.image, "image")
 

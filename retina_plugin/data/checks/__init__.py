@@ -72,7 +72,7 @@ def repair_until_clean(data, cfg, found, *, files=None, num_classes=None):
 
     Returns:
         changes: dict of (kind, what was done) to how often.
-        left (Findings): what is wrong still, without the check of the anchors.
+        left (Findings): what is wrong still.
     """
     changes = {}
     for _ in range(_MOST_PASSES):
@@ -80,7 +80,8 @@ def repair_until_clean(data, cfg, found, *, files=None, num_classes=None):
         for change, number in made.items():
             changes[change] = changes.get(change, 0) + number
         found = Findings()
-        check_data_set(data, cfg, found, files=files, num_classes=num_classes, anchors=False)
+        # Anchors have no repair: they are for the last pass.
+        check_data_set(data, cfg, found, files=files, num_classes=num_classes, anchors=not made)
         if not made:
             break
     return changes, found

@@ -444,7 +444,7 @@ def _long(name, kind, width, stops):
         return [(kind, image, None), *([too_small] if kind == "image-sliver" else [])]
 
     flaw.__name__ = name
-    case(stops=stops, left=(kind,))(flaw)
+    case(stops=stops, left=(kind, "anchors-too-large") if kind == "image-sliver" else (kind,))(flaw)
 
 
 _long("a_line_of_pixels", "image-vanishes", 8000, "map")
@@ -616,7 +616,7 @@ def _shape(name, kind, width, height):
         return [(kind, image, annotation)]
 
     flaw.__name__ = name
-    case()(flaw)
+    case(left=(kind,))(flaw)
 
 
 _shape("box_too_small_for_the_anchors", "anchors-too-large", 8.0, 8.0)

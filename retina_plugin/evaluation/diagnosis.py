@@ -80,8 +80,8 @@ def _about_outputs(cfg, model, examples, num_detections):
         return
     if outputs.not_finite > 0:
         yield (
-            f"{outputs.not_finite:.0%} of the outputs for {len(examples)} images are NaN or infinite, and such scores "
-            "are no detections"
+            f"{outputs.not_finite:.0%} of the outputs for {len(examples)} images are NaN or infinite, and a score that "
+            "is NaN is no detection"
             + (f". They are computed in TEST.PRECISION {cfg.TEST.PRECISION}: try fp32" if not broken else "")
         )
     if num_detections or outputs.highest is None:

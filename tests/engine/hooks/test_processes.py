@@ -49,6 +49,7 @@ def job(rank, folder, config):
         message = str(error)
     result = [losses, ended, loop.iter, loop.watched.best.state_dict(), again_ended, again.steps, message]
     (folder / f"{rank}.json").write_text(json.dumps(result))
+    dist.barrier()
     dist.destroy_process_group()
 
 

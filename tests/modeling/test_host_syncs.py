@@ -4,10 +4,11 @@ import pytest
 import torch
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes
+from detectron2.utils.events import EventStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from retina_plugin.losses import LossNormalizer
-from retina_plugin.modeling import AnchorMatcher, BoxRegressionLoss
+from retina_plugin.modeling import AnchorMatcher, BoxRegressionLoss, FocalRetinaNet
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "repeat_interleave", "_unique2")
 
@@ -58,3 +59,19 @@ def test_box_loss_and_normaliser(mode):
     with Syncs() as syncs:
         (loss(deltas, anchors, boxes, positive) / normalizer(positive.sum())).backward()
     assert (deltas.grad != 0).any() and syncs.found == []
+
+
+@pytest.mark.parametrize("due", [False, True])
+def test_logging_the_positives_of_each_level_waits_no_more_often(due):
+    """tolist() is one wait, which the dispatcher does not see."""
+    model = FocalRetinaNet.__new__(FocalRetinaNet)
+    model.log_period, model.head_in_features = 5, ["p3", "p4", "p5"]
+    cells = [torch.Size(c) for c in ((4, 5, 3), (2, 3, 3), (1, 2, 3))]
+    positive = torch.rand(2, sum(c.numel() for c in cells)) < 0.3
+    with EventStorage(4 if due else 3) as storage, Syncs() as syncs:
+        model._log_positives(positive, positive.sum(), cells)
+    assert len(syncs.found) == (0 if due else 1)
+    latest = {name: value for name, (value, _) in storage.latest().items()}
+    by_level = [x.sum().item() / 2 for x in positive.split([c.numel() for c in cells], dim=1)]
+    assert latest.pop("num_pos_anchors") == positive.sum().item() / 2
+    assert list(latest.values()) == (by_level if due else [])

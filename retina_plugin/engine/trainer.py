@@ -24,6 +24,7 @@ from retina_plugin.data.stream import TrainingStream, build_training_stream
 from retina_plugin.engine import interruption, resuming
 from retina_plugin.engine.agreement import any_process
 from retina_plugin.engine.hooks import TrainingEnded, with_watching_hooks
+from retina_plugin.engine.own_buffers import OwnBuffers
 from retina_plugin.engine.step import TrainingStep
 from retina_plugin.engine.writers import ProgressPrinter
 from retina_plugin.evaluation import BoxEvaluator, build_evaluator
@@ -34,6 +35,8 @@ class RetinaTrainer(DefaultTrainer):
 
     # Of the random numbers of the iterations; drawn when training starts, or from the checkpoint.
     _seed = None
+    # The exception with which the training ends after the current iteration, the same in all processes.
+    stop_reason = None
     # Whether all hooks have seen the iteration that a checkpoint is of; a checkpoint is written by one of the first.
     _hooks_done = True
     # What a checkpoint has of the metrics before it, until the training starts; None if this run is a new one.
@@ -58,7 +61,9 @@ class RetinaTrainer(DefaultTrainer):
             save_to_disk=made.save_to_disk,
             **made.checkpointables,
         )
-        return with_watching_hooks(self, super().build_hooks())
+        periods = self.cfg.SOLVER.CHECKPOINT_PERIOD, self.cfg.TEST.EVAL_PERIOD
+        made_hooks = OwnBuffers.add_to(super().build_hooks(), made.model, periods)
+        return with_watching_hooks(self, made_hooks)
 
     def build_writers(self):
         return [
@@ -167,10 +172,10 @@ class RetinaTrainer(DefaultTrainer):
         super().before_step()
 
     def after_step(self):
-        stop = self._reason_to_stop()
+        self.stop_reason = self._reason_to_stop()
         self._run_hooks([super().after_step])
-        if stop is not None and self.iter + 1 < self.max_iter:
-            self._save_and_raise(stop)
+        if self.stop_reason and self.iter + 1 < self.max_iter:
+            self._save_and_raise(self.stop_reason)
 
     def _reason_to_stop(self):
         """What all processes stop for after this iteration: an exception, or None."""

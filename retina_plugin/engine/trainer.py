@@ -177,6 +177,10 @@ class RetinaTrainer(DefaultTrainer):
         if self.stop_reason and self.iter + 1 < self.max_iter:
             self._save_and_raise(self.stop_reason)
 
+    def after_train(self):
+        self.iter = min(self.iter, self.max_iter)  # Detectron2 counts one more where nothing was left to train
+        super().after_train()
+
     def _reason_to_stop(self):
         """What all processes stop for after this iteration: an exception, or None."""
         stream = self.data_loader if isinstance(self.data_loader, TrainingStream) else None

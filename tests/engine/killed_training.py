@@ -15,6 +15,8 @@ import random
 import signal
 import sys
 import time
+import traceback
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,18 +24,16 @@ from torch import distributed as dist
 
 import retina_plugin  # noqa: F401  makes Detectron2 importable
 from retina_plugin.checkpoint import writing
-from retina_plugin.engine import RetinaTrainer
+from retina_plugin.engine import EXIT_INTERRUPTED, RetinaTrainer, TrainingInterrupted
 from retina_plugin.modeling import RETINANET_HEAD_REGISTRY, RetinaNetHead
-from tests.checkpoint.conftest import small_config
 from tests.checkpoint.killed import Killer
-from tests.engine.conftest import write_coco
+from tests.engine.tiny import tiny_config, write_pets
 
-from detectron2.data.datasets import register_coco_instances  # isort: skip
 from detectron2.engine import HookBase, defaults, hooks  # isort: skip
 from detectron2.utils import comm  # isort: skip
 from detectron2.utils.events import JSONWriter  # isort: skip
 
-MOMENTS = ("step", "write", "replace", "evaluation")
+MOMENTS = ("step", "write", "replace", "evaluation", "signal")  # a signal is SIGTERM, and for the last process alone
 PHASES = ("starts", "trains", "writes a checkpoint", "evaluates")
 ITERATIONS = 14
 
@@ -86,21 +86,12 @@ class Progress:
 
 
 def config(folder, output, args):
-    classes = [{"id": 10 + i, "name": name} for i, name in enumerate(("cat", "dog", "cow"))]
-    if not os.path.isdir(os.path.join(folder, "annotations")):
-        from pathlib import Path
-
-        write_coco(Path(folder), "pets", 11, classes)
-    register_coco_instances("pets", {}, f"{folder}/annotations/instances_pets.json", f"{folder}/pets")
-    tiny = ("MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16, "MODEL.RESNETS.WIDTH_PER_GROUP", 4)
-    norm = ("MODEL.RESNETS.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", 0, "MODEL.RESNETS.STEM_OUT_CHANNELS", 8)
-    head = ("MODEL.RETINANET.HEAD_NAME", "DropoutHead", "MODEL.FPN.OUT_CHANNELS", 8, "MODEL.RETINANET.NUM_CLASSES", 3)
-    data = ("DATASETS.TRAIN", ("pets",), "DATASETS.TEST", ("pets",), "DATALOADER.NUM_WORKERS", args.workers)
-    size = ("INPUT.MIN_SIZE_TRAIN", (32, 48, 64), "INPUT.MIN_SIZE_TEST", 32, "SOLVER.IMS_PER_BATCH", 4)
-    test = ("MODEL.RETINANET.SCORE_THRESH_TEST", 0.0, "TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 2)
+    data = ("DATALOADER.NUM_WORKERS", args.workers, "SOLVER.IMS_PER_BATCH", 4, "INPUT.MIN_SIZE_TRAIN", (32, 48, 64))
+    model = ("MODEL.RESNETS.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", 0, "MODEL.RETINANET.HEAD_NAME", "DropoutHead")
     run = ("SOLVER.MAX_ITER", ITERATIONS, "SOLVER.STEPS", (6, 10), "SOLVER.WARMUP_ITERS", 3, "SOLVER.BASE_LR", 0.01)
     save = ("SOLVER.CHECKPOINT_PERIOD", 3, "TEST.EVAL_PERIOD", 3, "SEED", args.seed, "OUTPUT_DIR", output)
-    return small_config(*tiny, *norm, *head, *data, *size, *run, *save, *test)
+    test = ("MODEL.RETINANET.SCORE_THRESH_TEST", 0.0, "TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 2)
+    return tiny_config(Path(folder), *data, *model, *run, *save, *test)
 
 
 def arm(moment, trainer, progress):
@@ -114,6 +105,13 @@ def arm(moment, trainer, progress):
     def killing_step():
         if is_due():
             os.kill(os.getpid(), signal.SIGKILL)
+        step()
+
+    def signalled_step():
+        nonlocal count
+        if is_due() and comm.get_rank() == comm.get_world_size() - 1 and not count:
+            count = 1
+            os.kill(os.getpid(), signal.SIGTERM)
         step()
 
     def killing_save(data, file, **kwargs):
@@ -137,6 +135,8 @@ def arm(moment, trainer, progress):
 
     if phase == "step":
         trainer.run_step = killing_step
+    elif phase == "signal":
+        trainer.run_step = signalled_step
     elif phase == "write":
         torch.save = killing_save
     elif phase == "replace":
@@ -204,9 +204,9 @@ def run(folder, output, args, *, moment=None, delay=None):
                 os.dup2(log.fileno(), 2)
             try:
                 work(rank, folder, output, args, progress, moment)
+            except TrainingInterrupted:
+                os._exit(EXIT_INTERRUPTED)
             except BaseException:
-                import traceback
-
                 traceback.print_exc()
                 os._exit(1)
             os._exit(0)
@@ -217,10 +217,10 @@ def run(folder, output, args, *, moment=None, delay=None):
             os.kill(child, signal.SIGKILL)
     statuses = [os.waitpid(children[0], 0)[1]]
     for child in children[1:]:
-        if statuses[0]:
+        if os.WIFSIGNALED(statuses[0]):
             os.kill(child, signal.SIGKILL)
         statuses.append(os.waitpid(child, 0)[1])
-    if any(os.WIFEXITED(status) and os.WEXITSTATUS(status) for status in statuses):
+    if any(os.WIFEXITED(status) and os.WEXITSTATUS(status) not in (0, EXIT_INTERRUPTED) for status in statuses):
         raise RuntimeError(f"a training failed; see {output}.log")
     return any(statuses), progress.get()
 
@@ -285,6 +285,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     random.seed(args.seed)
+    write_pets(Path(args.folder))
     expected, kills = os.path.join(args.folder, "uninterrupted"), 0
     started = time.time()
     run(args.folder, expected, args)

@@ -1,7 +1,4 @@
-"""Run a training step again whose losses or gradients were not finite, from the file that it left.
-
-Exit code 0: they are not finite this time, either; 1: they are finite now, or the file cannot be run.
-"""
+"""Run a training step again whose losses or gradients were not finite, from the file that it left."""
 
 import math
 from pathlib import Path
@@ -19,6 +16,10 @@ from retina_plugin.modeling.precision import PRECISIONS
 
 
 def add_arguments(parser):
+    parser.epilog = (
+        "Exit code 0: losses or gradients are not finite this time, either; 1: all are finite, or the file cannot be "
+        "run (error: ...)."
+    )
     parser.add_argument("file", type=Path, metavar="FILE", help="OUTPUT_DIR/divergence/iteration_N_rank_R.pth")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     parser.add_argument("--precision", choices=PRECISIONS, help="of the forward pass (default: that of the training)")

@@ -1,7 +1,7 @@
 """Losses and gradients of a batch, computed in parts of few images one after the other.
 
 The result is that of the whole batch at once, but for what a model computes of several images together: statistics of
-a batch norm are those of a part.
+a batch norm are those of a part. So is the padding, unless the model knows ``padded_size``, as ``FocalRetinaNet`` does.
 """
 
 import contextlib

@@ -31,7 +31,6 @@ class DivergenceWatch:
     def __init__(self, cfg):
         self._cfg = cfg
         self._recent = deque()  # iterations
-        self._num_reported = 0
 
     def report(self, model, step, values, learning_rate):
         """Log what is known of a step that was not applied. To be called on all processes.
@@ -73,7 +72,6 @@ class DivergenceWatch:
             if rank in ranks[:MAX_RECORDING_PROCESSES]:
                 lines.append(self._record(module, step, values[rank], learning_rate))
         reports = comm.gather(lines)
-        self._num_reported += 1
         if comm.is_main_process():
             logging.getLogger(__name__).warning(
                 "The step of iteration %d was not applied: %s, at a learning rate of %g. %s\n%s",

@@ -106,17 +106,18 @@ class StepInParts:
     def __init__(self, normalizer, num_parts, divisor=None):
         self.num_positives = self.correction = None
         self.divisor = divisor
+        self._is_given = divisor is not None
         self._normalizer = normalizer
         self._num_parts = self._num_left = num_parts
         self._provisional = None
 
     def divisor_of_part(self, num_positives):
-        """See :meth:`LossNormalizer.forward`.
+        """See :meth:`LossNormalizer.forward`. In a step of one part, every call has its own divisor.
 
         Raises:
-            RuntimeError: there are more calls than parts.
+            RuntimeError: there are more calls than parts, of which there are several.
         """
-        if self._num_left == 0:
+        if self._num_parts > 1 and self._num_left == 0:
             raise RuntimeError(f"the loss normalizer was called more often than the step has parts ({self._num_parts})")
         self._num_left -= 1
         self.num_positives = num_positives if self.num_positives is None else self.num_positives + num_positives
@@ -124,8 +125,8 @@ class StepInParts:
             self._provisional = self._guess()
         if self._num_left > 0:
             return self._provisional
-        if self.divisor is None:
-            self.divisor = self._normalizer.divisor(self.num_positives)
+        if not self._is_given:
+            self.divisor = self._normalizer.divisor(self.num_positives if self._num_parts > 1 else num_positives)
         self.correction = self._provisional.double() / self.divisor
         return self.divisor
 

@@ -80,9 +80,11 @@ def test_a_step_that_is_repeated_has_its_divisor_and_leaves_the_average():
     assert normalizer.ema == LossNormalizer.INITIAL
 
 
-def test_more_calls_than_parts_are_refused():
+def test_more_calls_than_several_parts_are_refused():
     normalizer = LossNormalizer("positives")
     with normalizer.step_in_parts(1):
-        normalizer(torch.tensor(3))
+        assert [normalizer(torch.tensor(n)).item() for n in (3, 5)] == [3, 5]
+    with normalizer.step_in_parts(2):
+        normalizer(torch.tensor(3)), normalizer(torch.tensor(3))
         with pytest.raises(RuntimeError, match="more often than the step has parts"):
             normalizer(torch.tensor(3))

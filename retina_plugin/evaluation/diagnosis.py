@@ -79,10 +79,11 @@ def _about_outputs(cfg, model, examples, num_detections):
     if outputs is None:
         return
     if outputs.not_finite > 0:
+        half = not broken and cfg.TEST.PRECISION != "fp32"
         yield (
             f"{outputs.not_finite:.0%} of the outputs for {len(examples)} images are NaN or infinite, and a score that "
             "is NaN is no detection"
-            + (f". They are computed in TEST.PRECISION {cfg.TEST.PRECISION}: try fp32" if not broken else "")
+            + (f". They are computed in TEST.PRECISION {cfg.TEST.PRECISION}: try fp32" if half else "")
         )
     if num_detections or outputs.highest is None:
         return

@@ -39,6 +39,7 @@ def weights(trainer):
     return torch.cat([value.flatten().float() for value in trainer.model.state_dict().values()])
 
 
+@pytest.mark.slow
 def test_a_training_that_is_watched_is_the_same_training(train, pets, caplog):
     plain = train("plain", "TEST.EVAL_PERIOD", 0)
     watching = ("TEST.LOSS_PERIOD", 1, "TEST.EVAL_PERIOD", 2, "LOG_PERIOD", 2, "VIS_PERIOD", 0)
@@ -70,6 +71,7 @@ def test_a_training_that_is_watched_is_the_same_training(train, pets, caplog):
     assert (pets / "watched" / "model_best.pth").exists() and not (pets / "plain" / "model_best.pth").exists()
 
 
+@pytest.mark.slow
 def test_a_training_ended_early_is_verified_and_not_resumed(train, pets, caplog):
     keys = ("SOLVER.MAX_ITER", 30, "TEST.EVAL_PERIOD", 1, "TEST.BEST_CHECKPOINT.METRIC", "bbox/AP")
     keys += ("TEST.EARLY_STOPPING.PATIENCE", 2, "TEST.EXPECTED_RESULTS", [["bbox", "AP", 0.0, 0.1]])

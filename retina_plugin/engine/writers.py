@@ -13,8 +13,9 @@ class ProgressPrinter(CommonMetricPrinter):
 
     def write(self):
         storage = get_event_storage()
-        iteration, histories = storage.iter, storage.histories()
-        if iteration == self._max_iter or "total_loss" not in histories:  # at the end; nothing was trained
+        histories = storage.histories()
+        _, of_loss = storage.latest().get("total_loss", (None, None))
+        if of_loss != storage.iter:  # writers also run after the last step
             return
         self.logger.info("  ".join([*self._when(storage), *_losses(histories, self._window_size), *_rest(histories)]))
 

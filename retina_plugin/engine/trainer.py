@@ -208,6 +208,7 @@ class RetinaTrainer(DefaultTrainer):
             for call in calls:
                 call()
         except interruption.EvaluationInterrupted:
+            self.model.train()  # Detectron2 does it at the end of an evaluation alone
             self._save_and_raise(interruption.TrainingInterrupted("a signal, in the evaluation"))
         self._hooks_done = True
 

@@ -121,7 +121,8 @@ def test_a_handler_of_somebody_else_stays(make_trainer):
 
 @pytest.mark.slow
 def test_train_net_ends_with_a_code_of_its_own(tiny_coco, request, tmp_path):
-    opts = (*SMALL, "SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "1", "OUTPUT_DIR", str(tmp_path), "DATALOADER.NUM_WORKERS", "1")
+    run = ("SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "1", "OUTPUT_DIR", str(tmp_path))
+    opts = (*SMALL, *run, "DATALOADER.NUM_WORKERS", "1")
     process = subprocess.Popen(
         [sys.executable, "train_net.py", "--config-file", "configs/Base-RetinaNet.yaml", *opts],
         cwd=request.config.rootpath,

@@ -45,9 +45,9 @@ def resume(folder, caplog):
 
 
 def test_says_where_it_goes_on(resume, folder):
-    trainer, said = resume()
+    trainer, said = resume("SOLVER.MAX_ITER", 2)
     assert trainer.start_iter == 1
-    assert said == [f"Resumed from {folder}/out/model_0000000.pth at iteration 1 of 6."]
+    assert said == [f"Resumed from {folder}/out/model_0000000.pth at iteration 1 of 2."]
 
 
 def test_says_that_there_is_nothing_to_resume(resume, tmp_path):
@@ -101,9 +101,7 @@ def test_checkpoints_that_nothing_names_are_not_started_over(resume, folder):
     config = tiny_config(folder, *OPTS)
     (folder / "out" / "last_checkpoint").unlink()
     trainer = RetinaTrainer(config)
-    with pytest.raises(
-        CheckpointError, match="has checkpoints, but no file last_checkpoint that names one\nThe newest"
-    ):
+    with pytest.raises(CheckpointError, match="no file last_checkpoint that names one\nThe newest"):
         trainer.resume_or_load(resume=True)
 
 

@@ -188,10 +188,26 @@ def test_evaluation_leaves_the_training_sets_alone():
 
 def test_more_processes_than_gpus():
     count = torch.cuda.device_count() + 7
-    (line,) = problems("MODEL.DEVICE", "cuda", num_gpus=count)
+    (line,) = problems("MODEL.DEVICE", "cuda", "SOLVER.IMS_PER_BATCH", count, num_gpus=count)
     assert line.startswith(f"--num-gpus {count}: torch {torch.__version__} sees {count - 7} GPUs")
-    (line,) = problems(num_gpus=2)
-    assert line.startswith("--num-gpus 2 with MODEL.DEVICE cpu")
+    assert f"MODEL.DEVICE cpu runs {count} processes on the CPU" in line
+    check_config(make_cfg("SOLVER.IMS_PER_BATCH", count), num_gpus=count)
+
+
+def test_several_processes_on_one_named_gpu():
+    (line,) = problems("MODEL.DEVICE", "cuda:0", num_gpus=2)
+    assert line.startswith("--num-gpus 2 with MODEL.DEVICE cuda:0: every process would take that one. Set it to cuda")
+
+
+@pytest.mark.parametrize(
+    ("images", "num_gpus", "num_machines", "hint"),
+    [(16, 3, 1, "Set it to 15 or 18"), (16, 4, 3, "Set it to 12 or 24"), (2, 4, 1, "Set it to 4")],
+)
+def test_images_that_processes_cannot_share_equally(images, num_gpus, num_machines, hint):
+    job = {"num_gpus": num_gpus, "num_machines": num_machines}
+    (line,) = problems("SOLVER.IMS_PER_BATCH", images, **job)
+    assert line.startswith(f"SOLVER.IMS_PER_BATCH is {images}") and line.endswith(hint)
+    check_config(make_cfg("SOLVER.IMS_PER_BATCH", images), **job, eval_only=True)
 
 
 def test_a_configuration_without_the_plugins_keys():

@@ -63,13 +63,13 @@ def _join(main, cfg, args, processes):
         raise ConfigError([
             "MODEL.DEVICE is cpu, but there are GPUs: hide them with CUDA_VISIBLE_DEVICES='' torchrun ..."
         ])  # fmt: skip
-    rank = processes.first_rank + processes.local_rank
-    with contextlib.ExitStack() as stack:
-        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-            url = f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            job = f"WORLD_SIZE {processes.world_size}"
-            meeting = Meeting("rank", rank, processes.world_size, job, url, args.dist_timeout)
-            stack.enter_context(meeting.for_workers())
+    meeting = None
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # or torchrun's agents have met
+        url = f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        job = f"WORLD_SIZE {processes.world_size}"
+        rank = processes.first_rank + processes.local_rank
+        meeting = Meeting("rank", rank, processes.world_size, job, url, args.dist_timeout)
+    with meeting.for_workers() if meeting else contextlib.nullcontext():
         # What Detectron2 runs in the processes that it starts itself.
         run = importlib.import_module("detectron2.engine.launch")._distributed_worker
         size = processes.world_size, processes.per_machine, processes.machine_rank
@@ -80,6 +80,8 @@ def _join(main, cfg, args, processes):
         except Exception as error:
             get_error_handler().record_exception(error)  # torchrun shows the first one's at the end
             raise
+    if meeting:
+        meeting.leave()
 
 
 def _spawn(main, cfg, args, processes):

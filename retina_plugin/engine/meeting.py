@@ -8,6 +8,7 @@ processes, they come here themselves (torchrun's agents meet in a store of their
 
 import contextlib
 import os
+import socket
 import threading
 import time
 from datetime import timedelta
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 
 from torch import distributed as dist
 
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 0.5
 _LEAVE_SECONDS = 60.0
 _WHAT_TO_CHECK = {
     "machine": (
@@ -50,6 +51,7 @@ class Meeting:
 
     def __init__(self, what, index, count, job, url, timeout):
         self._what, self._index, self._count, self._timeout = what, index, count, timeout
+        self._deadline = time.monotonic() + timeout
         self._lock = threading.Lock()  # the watch is a thread of its own
         address = urlsplit(url)
         self._store = self._open(address.hostname, address.port)
@@ -60,20 +62,35 @@ class Meeting:
 
     def _open(self, host, port):
         first = self._index == 0
-        timeout = timedelta(seconds=self._timeout)
+        if not first:
+            self._wait_for_first(host, port)
         try:
-            return dist.TCPStore(host, port, is_master=first, timeout=timeout, wait_for_workers=False)
+            return dist.TCPStore(host, port, is_master=first, timeout=timedelta(seconds=60), wait_for_workers=False)
         except (RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0].rstrip(".")
-        if first:
             raise LaunchError(
                 f"cannot open port {port} of this machine, where the other processes would come: {reason}. Choose "
                 "another port; with one machine, leave --dist-url out"
-            )
-        raise LaunchError(
-            f"waited {self._timeout:g} s for {self._what} 0, and nobody answers at tcp://{host}:{port} ({reason}). "
-            f"{self._advice()}"
-        )
+                if first
+                else f"what answers at tcp://{host}:{port} is not {self._what} 0 of this job: {reason}"
+            ) from None
+
+    def _wait_for_first(self, host, port):
+        # torch waits as well, but prints a stack of its own at each attempt.
+        while True:
+            try:
+                socket.create_connection((host, port), timeout=max(self._left(), 0.1)).close()
+                return
+            except (OSError, OverflowError) as error:
+                if self._left() <= 0:
+                    raise LaunchError(
+                        f"waited {self._timeout:g} s for {self._what} 0, and nobody answers at tcp://{host}:{port} "
+                        f"({error}). {self._advice()}"
+                    ) from None
+            time.sleep(_POLL_SECONDS)
+
+    def _left(self):
+        return self._deadline - time.monotonic()
 
     def _wait_for_all(self):
         if self._store.add(f"came/{self._index}", 1) > 1:
@@ -81,19 +98,15 @@ class Meeting:
                 f"two came to {self.url} as {self._what} {self._index}. Each needs a number of its own, from 0 to "
                 f"{self._count - 1}"
             )
-        deadline = time.monotonic() + self._timeout
         missing = [i for i in range(self._count) if i != self._index]
-        while missing:
-            left = deadline - time.monotonic()
-            if left <= 0:
+        while missing := [i for i in missing if not self._store.check([f"came/{i}"])]:
+            if self._left() <= 0:
                 raise LaunchError(
                     f"waited {self._timeout:g} s at {self.url} for {self._count} {self._what}s: "
                     f"{self._count - len(missing)} came. Missing: {self._what} {', '.join(map(str, missing))}. "
                     f"{self._advice()}"
                 )
-            with contextlib.suppress(RuntimeError):
-                self._store.wait([f"came/{missing[0]}"], timedelta(seconds=left))
-            missing = [i for i in missing if not self._store.check([f"came/{i}"])]
+            time.sleep(_POLL_SECONDS)
 
     def _compare(self, job):
         self._store.set(f"job/{self._index}", job)

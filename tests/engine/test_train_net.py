@@ -87,6 +87,7 @@ def test_a_user_without_gpus_and_without_coco_gets_a_line_each(train_net, tmp_pa
     lines = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert len(lines) == 3 and "Traceback" not in errors
     assert lines[0].startswith("error: --num-gpus 8: torch ") and "sees 0 GPUs" in lines[0]
+    assert "MODEL.DEVICE cpu runs 8 processes on the CPU" in lines[0]
     for line, name, year in zip(lines[1:], ("coco_2017_train", "coco_2017_val"), ("train2017", "val2017")):
         assert f"data set '{name}' is not on this machine: no {tmp_path}/coco/annotations/instances_{year}.json" in line
 

@@ -223,12 +223,13 @@ def _process_problems(cfg, num_gpus, num_machines, eval_only):
             f"MODEL.DEVICE cpu runs {num_gpus} processes on the CPU, --num-gpus 1 alone trains on the CPU where there "
             "is no GPU"
         )
-    if not eval_only and cfg.SOLVER.IMS_PER_BATCH % world_size:
-        below = cfg.SOLVER.IMS_PER_BATCH // world_size * world_size
+    # With a reference, Detectron2 scales the images of a step from its number of processes to ours.
+    shares = cfg.SOLVER.REFERENCE_WORLD_SIZE or world_size
+    if not eval_only and cfg.SOLVER.IMS_PER_BATCH % shares:
+        below = cfg.SOLVER.IMS_PER_BATCH // shares * shares
         yield (
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, the images of all processes together, which "
-            f"{world_size} processes cannot share equally. Set it to "
-            f"{f'{below} or {below + world_size}' if below else world_size}"
+            f"{shares} processes cannot share equally. Set it to {f'{below} or {below + shares}' if below else shares}"
         )
 
 

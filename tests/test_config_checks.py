@@ -208,6 +208,7 @@ def test_images_that_processes_cannot_share_equally(images, num_gpus, num_machin
     (line,) = problems("SOLVER.IMS_PER_BATCH", images, **job)
     assert line.startswith(f"SOLVER.IMS_PER_BATCH is {images}") and line.endswith(hint)
     check_config(make_cfg("SOLVER.IMS_PER_BATCH", images), **job, eval_only=True)
+    check_config(make_cfg("SOLVER.IMS_PER_BATCH", images, "SOLVER.REFERENCE_WORLD_SIZE", 2), **job)
 
 
 def test_a_configuration_without_the_plugins_keys():

@@ -60,9 +60,7 @@ def launch(main, cfg, args):
 def _join(main, cfg, args, processes):
     """Be one of the processes that torchrun has started."""
     if cfg.MODEL.DEVICE == "cpu" and torch.cuda.is_available():
-        raise ConfigError([
-            "MODEL.DEVICE is cpu, but there are GPUs: hide them with CUDA_VISIBLE_DEVICES='' torchrun ..."
-        ])  # fmt: skip
+        raise ConfigError(["MODEL.DEVICE is cpu, but there are GPUs. Hide them: CUDA_VISIBLE_DEVICES='' torchrun ..."])
     meeting = None
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # or torchrun's agents have met
         url = f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"

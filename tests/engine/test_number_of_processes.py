@@ -27,8 +27,8 @@ from retina_plugin.engine import evaluate
 
 IMAGES, CLASSES, SIZE = 8, 3, 64
 # Boxes of each image: in the second, all images of the first process of two and of the first two of four are empty.
-COUNTS = {"boxes": (3, 1, 0, 5, 2, 4, 1, 1), "a rank without boxes": (0, 0, 0, 0, 2, 4, 0, 3), "no boxes": (0,) * IMAGES}
 EMPTY = "a rank without boxes"
+COUNTS = {"boxes": (3, 1, 0, 5, 2, 4, 1, 1), EMPTY: (0, 0, 0, 0, 2, 4, 0, 3), "no boxes": (0,) * IMAGES}
 CASES = [*(("focal", counts) for counts in COUNTS), ("cross_entropy", EMPTY), ("focal_star", EMPTY), ("ohem", EMPTY)]
 TEST_SETS = {"seven_images": 7, "three_images": 3}  # neither divisible by 2 or 4; the fourth process may have none
 

@@ -15,6 +15,7 @@ import time
 
 import torch
 from detectron2.engine import launch as detectron2_launch
+from torch import distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
@@ -78,6 +79,10 @@ def _join(main, cfg, args, processes):
         except Exception as error:
             get_error_handler().record_exception(error)  # torchrun shows the first one's at the end
             raise
+        finally:
+            # Threads of Gloo that outlive the interpreter abort the process, whatever its exit code was to be.
+            if dist.is_initialized() and dist.get_backend() == "gloo":
+                dist.destroy_process_group()
     if meeting:
         meeting.leave()
 
@@ -120,7 +125,8 @@ def _conclude(reports, died, processes, children, meeting):
     elif failure:
         error = failure.error(processes.world_size)
     if error:
-        meeting.tell_failure(str(error).strip().splitlines()[-1])
+        stopped = isinstance(error, SystemExit) and f"stopped by {children.signal.name}"
+        meeting.tell_failure(stopped or str(error).strip().splitlines()[-1])
         raise error
     meeting.leave()
     code = next((report.exit_code for report in reports if report.exit_code), 0)

@@ -5,13 +5,14 @@ import retina_plugin  # first: makes Detectron2 importable  # noqa: F401
 import os  # isort: skip
 import signal  # isort: skip
 import sys  # isort: skip
+import time  # isort: skip
 from types import SimpleNamespace  # isort: skip
 
 import torch  # isort: skip
 from detectron2.utils import comm
 from torch import distributed as dist
 
-from retina_plugin import ConfigError, engine
+from retina_plugin import engine
 
 
 def main(cfg, args):
@@ -28,24 +29,12 @@ def fail(rank):
     dist.barrier()  # which rank 1 never reaches
 
 
-def refuse(rank):
-    raise ConfigError(["one thing", "another thing"])
-
-
 def stop(rank):
     """The first to end leaves the others the time to end by themselves."""
     pids = comm.all_gather(os.getpid())
-    while rank == 1 and _runs(pids[0]):
-        signal.sigtimedwait([], 0.05)
+    while rank == 1 and runs(pids[0]):
+        time.sleep(0.05)
     sys.exit(75)
-
-
-def _runs(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def die(rank):
@@ -54,36 +43,34 @@ def die(rank):
     dist.barrier()
 
 
-def wait(rank):
-    """Until SIGTERM or SIGINT."""
-    seen = []
-    numbers = signal.SIGTERM, signal.SIGINT
-    for number in numbers:
-        signal.signal(number, lambda number, frame: seen.append(number))
-    print(f"pid {os.getpid()} waits", flush=True)
-    while not seen:
-        signal.sigtimedwait([], 0.05)
-    print(f"rank {rank} got {seen[0]}", flush=True)
-    sys.exit(75)
-
-
 def stay(rank):
-    """Whatever comes."""
+    """Tell of every signal, and end by none."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda number, frame: print(f"rank {rank} got {number}", flush=True))
     print(f"pid {os.getpid()} waits", flush=True)
-    signal.sigtimedwait([], 600)
+    time.sleep(600)
 
 
-ENDS = {"well": lambda rank: None}
-ENDS.update({function.__name__: function for function in (fail, refuse, stop, die, wait, stay)})
+def runs(pid):
+    """Whether a process is there, and no zombie."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+ENDS = {"well": lambda rank: None, "fail": fail, "stop": stop, "die": die, "stay": stay}
+
+
+def make_cfg(end):
+    """What the launch reads of a configuration, and how the job ends."""
+    return SimpleNamespace(end=end, MODEL=SimpleNamespace(DEVICE="cpu"))
+
 
 if __name__ == "__main__":
-    cfg = SimpleNamespace(end=sys.argv.pop(1), MODEL=SimpleNamespace(DEVICE="cpu"))
-    args = engine.argument_parser().parse_args()
+    cfg = make_cfg(sys.argv.pop(1))
     try:
-        engine.launch(main, cfg, args)
-    except ConfigError as error:
-        sys.exit("\n".join(f"error: {problem}" for problem in error.problems))
+        engine.launch(main, cfg, engine.argument_parser().parse_args())
     except engine.LaunchError as error:
         sys.exit(f"error: {error}")

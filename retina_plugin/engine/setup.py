@@ -65,12 +65,10 @@ def setup_worker(cfg, args):
         make_deterministic()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="retina_plugin", abbrev_name="retina")
-    if cfg.MODEL.DEVICE == "cpu" and not torch.cuda.is_available():
-        logging.getLogger(__name__).info(
-            "There is no GPU here: running on the CPU (MODEL.DEVICE cpu) with %d threads.", torch.get_num_threads()
-        )
+    logger = logging.getLogger(__name__)
     if comm.get_world_size() > 1:
-        logging.getLogger(__name__).info(
-            "%d processes, %d of them on this machine, with %d CPU threads each (OMP_NUM_THREADS changes that).",
-            *(comm.get_world_size(), comm.get_local_size(), torch.get_num_threads()),
-        )
+        sizes = comm.get_world_size(), comm.get_local_size(), torch.get_num_threads()
+        logger.info("%d processes, %d on this machine, with %d CPU threads each (OMP_NUM_THREADS sets it).", *sizes)
+    elif cfg.MODEL.DEVICE == "cpu" and not torch.cuda.is_available():
+        threads = torch.get_num_threads()
+        logger.info("There is no GPU here: running on the CPU (MODEL.DEVICE cpu) with %d threads.", threads)

@@ -249,14 +249,15 @@ class FocalRetinaNet(DenseDetector):
     def _log_positives(self, positive, num_positives, cells):
         """Put positive anchors an image into the event storage: in all, and of each level when a line is due."""
         storage, num_images = get_event_storage(), len(positive)
-        if getattr(self.loss_normalizer, "parts", None) is None:  # who runs a step in parts logs its count
+        is_whole_step = getattr(self.loss_normalizer, "parts", None) is None  # who runs it in parts logs its count
+        if self.log_period > 0 and (storage.iter + 1) % self.log_period == 0:
+            by_level = positive.split([cell.numel() for cell in cells], dim=1)
+            counts = torch.stack([level.sum() for level in by_level]).tolist()  # the one wait for a GPU, as below
+            num_positives = sum(counts)
+            for name, count in zip(self.head_in_features, counts):
+                storage.put_scalar(f"num_pos_anchors_{name}", count / num_images, smoothing_hint=False)
+        if is_whole_step:
             storage.put_scalar("num_pos_anchors", num_positives / num_images)
-        if self.log_period <= 0 or (storage.iter + 1) % self.log_period:
-            return
-        by_level = positive.split([cell.numel() for cell in cells], dim=1)
-        counts = torch.stack([level.sum() for level in by_level]).tolist()  # the host waits for a GPU
-        for name, count in zip(self.head_in_features, counts):
-            storage.put_scalar(f"num_pos_anchors_{name}", count / num_images, smoothing_hint=False)
 
     @torch.no_grad()
     def _decode_boxes(self, anchors, deltas):

@@ -12,6 +12,7 @@ import json
 import mmap
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -259,7 +260,7 @@ def read_metrics(path):
         for line in map(json.loads, file):
             iteration = line.pop("iteration")
             for key, value in line.items():
-                if "time" not in key and "eta" not in key:
+                if not re.search("time|eta|images_per_second|max_mem_mb", key):
                     metrics.setdefault(f"{iteration} {key}", []).append(repr(value))
     return metrics
 

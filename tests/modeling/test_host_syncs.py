@@ -65,6 +65,8 @@ def test_box_loss_and_normaliser(mode):
 def test_logging_the_positives_of_each_level_waits_no_more_often(due):
     """tolist() is one wait, which the dispatcher does not see."""
     model = FocalRetinaNet.__new__(FocalRetinaNet)
+    torch.nn.Module.__init__(model)
+    model.loss_normalizer = LossNormalizer("ema")
     model.log_period, model.head_in_features = 5, ["p3", "p4", "p5"]
     cells = [torch.Size(c) for c in ((4, 5, 3), (2, 3, 3), (1, 2, 3))]
     positive = torch.rand(2, sum(c.numel() for c in cells)) < 0.3

@@ -3,7 +3,7 @@
 from detectron2.engine import hooks
 from detectron2.utils import comm
 
-from retina_plugin.engine.hooks.progress import Progress, training_set_size
+from retina_plugin.engine.hooks.progress import Progress
 from retina_plugin.engine.hooks.validation_loss import ValidationLoss
 from retina_plugin.engine.hooks.watched_metric import WatchedMetric
 
@@ -44,7 +44,7 @@ def with_watching_hooks(trainer, made):
             )
         )
     if comm.is_main_process():
-        size = training_set_size(trainer.data_loader)
+        size = getattr(trainer.data_loader, "num_images", None)  # another project's loader may not tell
         added.append(Progress(cfg.LOG_PERIOD, cfg.SOLVER.IMS_PER_BATCH, size))
     for hook in writers:
         hook._period = cfg.LOG_PERIOD  # 20 in Detectron2, whatever the configuration says

@@ -55,16 +55,6 @@ class Progress(HookBase):
             self._empty += sum(len(image.get("instances", ())) == 0 for image in inputs[0])
 
 
-def training_set_size(loader):
-    """The images of the data set under a training loader, None if it does not tell."""
-    while hasattr(loader, "dataset"):
-        loader = loader.dataset
-    try:
-        return len(loader)
-    except TypeError:
-        return None
-
-
 def _max_memory():
     """Of the GPU as torch allocated it, or of this process, in MB."""
     if torch.cuda.is_available():

@@ -107,7 +107,7 @@ def test_settings_of_rcnn(key, value, hint):
 
 def test_every_twin_exists():
     from retina_plugin.config import flatten
-    from retina_plugin.config_checks import _TWINS
+    from retina_plugin.config_checks.model import _TWINS
 
     known = dict(flatten(make_cfg()))
     assert set(_TWINS) | set(_TWINS.values()) <= set(known)

@@ -1,4 +1,4 @@
-"""Checks of the keys that watch a training, for :mod:`retina_plugin.config_checks`; written as there."""
+"""Whether what is to be watched of a training can be: validation loss, best checkpoint, early stopping."""
 
 import json
 

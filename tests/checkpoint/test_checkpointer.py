@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from iopath.common.file_io import PathHandler, PathManager
 
 from retina_plugin.checkpoint import CheckpointError, RetinaCheckpointer
 
@@ -165,3 +166,30 @@ def test_last_checkpoint_is_resumed_and_a_stale_one_is_named(states, tmp_path):
     (tmp_path / "model_0000004.pth").unlink()
     with pytest.raises(CheckpointError, match="model_0000004.pth: there is no such file"):
         RetinaCheckpointer(model, str(tmp_path)).resume_or_load("", resume=True)
+
+
+class _Folder(PathHandler):
+    """Addresses "elsewhere://NAME" for files of a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def _get_supported_prefixes(self):
+        return ["elsewhere://"]
+
+    def _open(self, path, mode="r", **_):
+        return open(self.folder / path.removeprefix("elsewhere://run/"), mode)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_checkpoint_that_is_not_the_last_leaves_the_last_one_named(tmp_path, elsewhere):
+    checkpointer = RetinaCheckpointer(torch.nn.Linear(1, 1), "elsewhere://run" if elsewhere else str(tmp_path))
+    if elsewhere:
+        checkpointer.path_manager = PathManager()
+        checkpointer.path_manager.register_handler(_Folder(tmp_path))
+    checkpointer.save("model_best", is_last=False)
+    assert (tmp_path / "model_best.pth").exists() and not (tmp_path / "last_checkpoint").exists()
+    checkpointer.save("model_1", iteration=1)
+    checkpointer.save("model_best", is_last=False, iteration=2)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_1.pth"
+    assert torch.load(tmp_path / "model_best.pth", weights_only=True)["iteration"] == 2

@@ -12,9 +12,9 @@ from . import image_files
 from .findings import ERROR, NOTE, WARNING, declare
 
 NO_FOLDER = declare(
-    "image-folder-missing", ERROR, "Training stops at the first image.", "Correct the folder of images."
+    "image-folder-missing", ERROR, "Training stops at the first batch.", "Correct the folder of images."
 )
-_STOPS = "Training stops when it comes to the image, which may be hours after the start."
+_STOPS = "Training takes another image instead, and stops when DATALOADER.MAX_UNREADABLE are such; evaluation stops."
 MISSING = declare("image-missing", ERROR, _STOPS, "Put the file there, or remove the entry. --fix removes it.")
 OTHER_NAME = declare(
     "image-name-differs",
@@ -28,7 +28,7 @@ TRUNCATED = declare("image-truncated", ERROR, _STOPS, "Copy or download it again
 DAMAGED = declare(
     "image-damaged",
     ERROR,
-    "Training stops at the image, or sees noise or grey in a part of it.",
+    "Training takes another image instead, or sees noise or grey in a part of it.",
     "Copy or download it again. --fix removes the entry.",
 )
 UNREADABLE = declare(
@@ -37,15 +37,15 @@ UNREADABLE = declare(
 SIZE = declare(
     "image-size",
     ERROR,
-    "Training stops at the image with a SizeMismatchError.",
+    "A SizeMismatchError: training takes another image instead, and evaluation stops.",
     "Correct width and height, or scale the boxes if the file was resized. --fix corrects them where the boxes fit "
     "and the file is no resized one.",
 )
 TURNED = declare(
     "image-size-turned",
     ERROR,
-    "The boxes were made for the pixels as stored, but Detectron2 turns the image as its EXIF says: training stops "
-    "with a SizeMismatchError.",
+    "The boxes were made for the pixels as stored, but Detectron2 turns the image as its EXIF says, and raises a "
+    "SizeMismatchError: training takes another image instead, and evaluation stops.",
     "Remove the orientation from the files' EXIF (exiftool -Orientation= FILE), so that they are read as stored.",
 )
 ORIENTATION = declare(
@@ -57,7 +57,7 @@ ORIENTATION = declare(
 VANISHES = declare(
     "image-vanishes",
     ERROR,
-    "MAX_SIZE_TRAIN leaves no pixel of its short side: training stops.",
+    "MAX_SIZE_TRAIN leaves no pixel of its short side: the image cannot be used.",
     "Cut the image into pieces, or remove it.",
 )
 SLIVER = declare(

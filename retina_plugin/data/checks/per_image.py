@@ -25,11 +25,9 @@ CROWD_ONLY = declare(
 MANY_BOXES = declare(
     "image-many-boxes",
     WARNING,
-    "No detector can find more of them than TEST.DETECTIONS_PER_IMAGE, and COCO's AP counts 100 at most.",
-    "Cut the image into pieces, or raise TEST.DETECTIONS_PER_IMAGE and the evaluator's max_dets_per_image.",
+    "No detector can find more of them than TEST.DETECTIONS_PER_IMAGE; AP counts TEST.AP_DETECTIONS_PER_IMAGE.",
+    "Cut the image into pieces, or raise TEST.DETECTIONS_PER_IMAGE and TEST.AP_DETECTIONS_PER_IMAGE.",
 )
-
-COCO_MAX_DETECTIONS = 100
 
 
 def check_numbers_of_boxes(entries, cfg, found):
@@ -45,7 +43,7 @@ def check_numbers_of_boxes(entries, cfg, found):
     if entries.images and not single:
         found.add(NOTHING, f"{len(entries.images)} images, {sum(crowds.values())} boxes of groups and no other")
         return
-    most = min(cfg.TEST.DETECTIONS_PER_IMAGE, COCO_MAX_DETECTIONS)
+    most = min(cfg.TEST.DETECTIONS_PER_IMAGE, cfg.TEST.AP_DETECTIONS_PER_IMAGE)
     for image in entries.images:
         number = single[image["id"]]
         if number > most:

@@ -128,11 +128,11 @@ def test_shares_of_the_processes_are_the_batch(make_pictures, cfg):
     """Worked out from the indices; real processes are in tests/engine/test_killed_training.py."""
     make_pictures(COUNT)
     stream = build_training_stream(cfg, mapper=unmapped)
-    batches = [[x["image_id"] for x in batch] for batch in take(stream, 20)]
+    examples = take(stream, 20)
+    batches = [[x["image_id"] for x in batch] for batch in examples]
     for batch, items in zip(batches, stream.indices()):
         assert [index for _, index, _ in items] == batch
         halves = [items[rank::2] for rank in (0, 1)]
         assert sorted(halves[0] + halves[1]) == sorted(items)
     assert list(itertools.islice(stream.indices(7), 9)) == list(itertools.islice(stream.indices(), 16))[7:]
-    sizes = {x["image_id"]: x["width"] > x["height"] for x in sum(take(stream, 10), [])}
-    assert all(len({sizes[i] for i in batch}) == 1 for batch in batches)
+    assert all(len({x["width"] > x["height"] for x in batch}) == 1 for batch in examples)

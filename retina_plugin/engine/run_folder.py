@@ -12,7 +12,7 @@ _PREVIOUS = "previous_run_"
 # What a training writes into OUTPUT_DIR. The rest belongs to somebody else and stays where it is.
 _OF_A_RUN = (
     *("last_checkpoint*", "model_*.pth*", "metrics.json*", "config.yaml", "log.txt*", "events.out.tfevents.*"),
-    *("inference", "last_results.json"),
+    *("inference", "divergence"),
 )
 
 

@@ -76,7 +76,7 @@ def test_losses_and_gradients_are_close_to_those_of_float32(make_trainer):
         if name.startswith("head."):
             cosine = torch.cosine_similarity(gradient.flatten(), expected[name].flatten(), dim=0)
             # Through the towers, rounding switches some ReLUs.
-            assert cosine > (0.95 if "subnet" in name else 0.99), name
+            assert cosine > (0.95 if "subnet" in name else 0.98), name
 
 
 def test_evaluation_between_steps_is_in_its_own_precision(make_trainer):

@@ -7,7 +7,7 @@ import pytest
 from detectron2.config import get_cfg
 
 from retina_plugin import ConfigError
-from retina_plugin.engine import claim_run_folder
+from retina_plugin.engine import argument_parser, claim_run_folder
 
 
 @pytest.fixture
@@ -15,6 +15,10 @@ def cfg(tmp_path):
     cfg = get_cfg()
     cfg.OUTPUT_DIR = str(tmp_path)
     return cfg
+
+
+def claim(cfg, *arguments):
+    claim_run_folder(cfg, argument_parser().parse_args(arguments))
 
 
 def fill(folder, iteration=39):
@@ -32,7 +36,7 @@ def fill(folder, iteration=39):
 def test_a_new_run_in_the_folder_of_another_is_refused_with_what_is_there_and_three_ways_out(cfg, tmp_path):
     fill(tmp_path)
     with pytest.raises(ConfigError) as error:
-        claim_run_folder(cfg)
+        claim(cfg)
     assert str(error.value) == (
         f"OUTPUT_DIR {tmp_path} holds another run (2 checkpoints, the last one model_0000039.pth, after 40 iterations, "
         "metrics up to iteration 40). Go on with it: --resume. Keep it: choose another OUTPUT_DIR. Start anew here: "
@@ -44,40 +48,40 @@ def test_a_new_run_in_the_folder_of_another_is_refused_with_what_is_there_and_th
 def test_any_of_its_results_makes_a_run(cfg, tmp_path, name):
     (tmp_path / name).write_text("")
     with pytest.raises(ConfigError, match="holds another run"):
-        claim_run_folder(cfg)
+        claim(cfg)
 
 
 def test_logs_and_evaluations_alone_are_no_run(cfg, tmp_path):
     for name in ("log.txt", "config.yaml", "coco_instances_results.json"):
         (tmp_path / name).write_text("")
-    claim_run_folder(cfg)
+    claim(cfg)
     cfg.OUTPUT_DIR = str(tmp_path / "not there")
-    claim_run_folder(cfg)
+    claim(cfg)
     assert not os.path.exists(cfg.OUTPUT_DIR)
 
 
 def test_overwrite_moves_the_run_and_leaves_what_is_not_of_it(cfg, tmp_path):
     for number in (1, 2):
         fill(tmp_path, iteration=20 * number - 1)
-        claim_run_folder(cfg, overwrite=True)
+        claim(cfg, "--overwrite")
         moved = tmp_path / f"previous_run_{number}"
         assert (moved / "last_checkpoint").read_text() == f"model_{20 * number - 1:07d}.pth"
         assert {"metrics.json", "log.txt", "log.txt.rank1", "config.yaml", "inference"} < set(os.listdir(moved))
         assert not {"notes.txt", "weights.pth"} & set(os.listdir(moved))
         previous = [f"previous_run_{n}" for n in range(1, number + 1)]
         assert sorted(os.listdir(tmp_path)) == ["notes.txt", *previous, "weights.pth"]
-    claim_run_folder(cfg)  # empty now
-    claim_run_folder(cfg, overwrite=True)
+    claim(cfg)  # empty now
+    claim(cfg, "--overwrite")
     assert not (tmp_path / "previous_run_3").exists(), "nothing to move, no folder"
 
 
 def test_resuming_and_evaluating_leave_the_folder_alone(cfg, tmp_path):
     fill(tmp_path)
-    before = sorted(os.listdir(tmp_path))
-    claim_run_folder(cfg, resume=True)
-    claim_run_folder(cfg, eval_only=True)
-    claim_run_folder(cfg, overwrite=True, machine_rank=1)  # the first machine does it
-    for other in ({"resume": True}, {"eval_only": True}):
+    before, machines = sorted(os.listdir(tmp_path)), ("--num-machines", "2", "--dist-url", "tcp://host:1")
+    claim(cfg, "--resume")
+    claim(cfg, "--eval-only")
+    claim(cfg, "--overwrite", *machines, "--machine-rank", "1")  # the first machine does it
+    for other in ("--resume", "--eval-only"):
         with pytest.raises(ConfigError, match="--overwrite and --.* exclude each other"):
-            claim_run_folder(cfg, overwrite=True, **other)
+            claim(cfg, "--overwrite", other)
     assert sorted(os.listdir(tmp_path)) == before

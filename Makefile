@@ -11,7 +11,7 @@ pip := $(python) -m pip --disable-pip-version-check install -q
 .PHONY: quickstart test setup lint clean
 
 quickstart: setup
-	$(python) train_net.py --config-file configs/quick_start.yaml
+	$(python) train_net.py --config-file configs/quick_start.yaml --overwrite
 	$(python) -m retina_plugin contact-sheet output/quick_start
 
 test: setup lint

@@ -8,7 +8,6 @@ done again: stop it at any time, and start it again with the same arguments.
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
@@ -61,8 +60,7 @@ def run_once(row, seed, args):
     code, log = _train(CONFIG, [*arguments, "MODEL.WEIGHTS", args.output / "start.pth"], folder, args.jobs)
     if code == 0:
         metrics = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-        # Without a single detection Detectron2's evaluator says NaN.
-        ap, ap50 = (0.0 if math.isnan(x) else x for x in (metrics[-1]["bbox/AP"], metrics[-1]["bbox/AP50"]))
+        ap, ap50 = metrics[-1]["bbox/AP"], metrics[-1]["bbox/AP50"]
     elif "error: training diverged" in log:
         ap = ap50 = None
     else:

@@ -30,7 +30,7 @@ from retina_plugin.modeling import RETINANET_HEAD_REGISTRY, RetinaNetHead
 from tests.checkpoint.killed import Killer
 from tests.engine.tiny import tiny_config, write_pets
 
-from detectron2.engine import HookBase, defaults, hooks  # isort: skip
+from detectron2.engine import HookBase, hooks  # isort: skip
 from detectron2.utils import comm  # isort: skip
 from detectron2.utils.events import JSONWriter  # isort: skip
 
@@ -172,8 +172,6 @@ def work(rank, folder, output, args, progress, moment):
         url = f"file://{output}.meeting"
         dist.init_process_group("gloo", init_method=url, rank=rank, world_size=args.processes)
         comm._LOCAL_PROCESS_GROUP = dist.new_group(range(args.processes))
-        ddp = torch.nn.parallel.DistributedDataParallel
-        defaults.create_ddp_model = lambda model, **kwargs: ddp(model, **kwargs)
     os.makedirs(output, exist_ok=True)
     observe(progress)
     cfg = config(folder, output, args)

@@ -31,10 +31,9 @@ def nan_pixel(model, batch):
 
 def exit_code(*arguments):
     try:
-        main(["replay", *map(str, arguments)])
+        return main(["replay", *map(str, arguments)])
     except SystemExit as error:
         return error.code
-    return 0
 
 
 @pytest.mark.parametrize("num_parts", [1, 2])

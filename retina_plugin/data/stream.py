@@ -43,10 +43,13 @@ def build_training_stream(cfg, mapper=None):
     loader = build_detection_train_loader(cfg, mapper=_unmapped, aspect_ratio_grouping=False, num_workers=0)
     if not isinstance(loader.dataset, ToIterableDataset):
         return build_detection_train_loader(cfg, mapper=mapper)
+    sampler = loader.dataset.sampler
+    if sampler._seed < 0:  # Detectron2's main takes SEED, whose -1 stands for any
+        sampler._seed = comm.shared_random_seed()
     return TrainingStream(
         loader.dataset.dataset,
         mapper,
-        loader.dataset.sampler,
+        sampler,
         images_per_step=cfg.SOLVER.IMS_PER_BATCH,
         group_by_aspect_ratio=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         num_workers=cfg.DATALOADER.NUM_WORKERS,

@@ -34,6 +34,7 @@ def test_the_order_is_that_of_detectron2s_loader_with_the_same_seed(make_picture
     cfg.merge_from_list(["DATALOADER.SAMPLER_TRAIN", sampler, "DATALOADER.REPEAT_THRESHOLD", 0.5])
     cfg.merge_from_list(["DATALOADER.ASPECT_RATIO_GROUPING", grouping])
     cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.7  # a key of newer versions
+    cfg.SEED = seed % 2**31  # which newer versions hand to the sampler
     orders, after = [], []
     for build in (build_detection_train_loader, build_training_stream):
         np.random.seed(seed)

@@ -197,3 +197,5 @@ with warnings.catch_warnings():
     _repair_cpu_ddp()
     import detectron2.model_zoo
     import detectron2.modeling  # noqa: F401
+# What its anchor generator causes when it is called.
+warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")

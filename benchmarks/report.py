@@ -1,5 +1,6 @@
-"""Tables of the raw figures."""
+"""Tables and files of the raw figures."""
 
+import json
 import statistics
 
 from benchmarks.pairing import ratio
@@ -87,3 +88,14 @@ def _aligned(header, rows):
     ]
     rule = "|" + "|".join("-" * (w + 2) if i < text else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
     return [lines[0], rule, *lines[1:]]
+
+
+def write_files(results, args):
+    """Write what ``--json`` and ``--plot`` ask for."""
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump(results, file, indent=1)
+    if args.plot:
+        from benchmarks.plot import draw  # matplotlib takes a while
+
+        draw(results, args.plot)

@@ -2,7 +2,6 @@
 
 import gc
 import importlib
-import json
 import sys
 
 import torch
@@ -40,13 +39,7 @@ def main(name, argv=None):
                 print(report.table(results, group), flush=True)
     except Disagreement as error:
         sys.exit(f"error: {error}")
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump(results, file, indent=1)
-    if args.plot:
-        from benchmarks.plot import draw
-
-        draw(results, args.plot)
+    report.write_files(results, args)
     return results
 
 

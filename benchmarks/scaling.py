@@ -1,7 +1,6 @@
 """Training steps of one and of two processes: forward, backward and the all-reduce of the gradients, on a CPU."""
 
 import contextlib
-import json
 import sys
 import tempfile
 from functools import partial
@@ -107,13 +106,7 @@ def main(argv=None):
         results["cases"].append(_case(inputs.shape_name(size), seconds))
         print(_images_per_second(results["cases"][-1], args.images))
     print(report.table(results, "step"))
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump(results, file, indent=1)
-    if args.plot:
-        from benchmarks.plot import draw
-
-        draw(results, args.plot)
+    report.write_files(results, args)
     return results
 
 

@@ -1,5 +1,5 @@
 # Needs Python >= 3.10, make and the package index.
-#   make quickstart   set up, train on pictures of digits, evaluate, draw what was found
+#   make quickstart   set up, train on images of digits, evaluate, draw what was found
 #   make test         set up, lint, run all tests
 PYTHON ?= python3
 VENV ?= .venv

@@ -12,11 +12,12 @@ or SIGTERM with a checkpoint, to go on from with --resume.
 import sys
 
 from retina_plugin import engine
+from retina_plugin.core.errors import UserError, format_error
 
 
 def main(cfg, args):
     """The job of one process."""
-    engine.setup_worker(cfg, args)
+    engine.setup_rank(cfg, args)
     if args.eval_only:
         return engine.evaluate(cfg, resume=args.resume)
     trainer = engine.RetinaTrainer(cfg)
@@ -31,7 +32,7 @@ if __name__ == "__main__":
     args = engine.argument_parser().parse_args()
     try:
         cfg = engine.load_config(args)
-        engine.claim_run_folder(cfg, args)
+        engine.prepare_output_dir(cfg, args)
         engine.launch(main, cfg, args)
-    except engine.JOB_ERRORS as error:
-        sys.exit(engine.error_text(error))
+    except UserError as error:
+        sys.exit(format_error(error))

@@ -53,13 +53,13 @@ def all_sides(device):
 
 
 def few_sides(device):
-    """What is compared as pictures grow in number and size: the plugin in fp16 on a GPU, where every one has it."""
+    """What is compared as images grow in number and size: the plugin in fp16 on a GPU, where every one has it."""
     name = "fp16 fast" if device.type == "cuda" else "fp32 fast"
     return [(DETECTRON2, PLAIN), *((PLUGIN, setting) for setting in settings(device) if setting.name == name)]
 
 
 class DetectorCase(Case):
-    """Detectors on a batch of pictures with 20 boxes each.
+    """Detectors on a batch of images with 20 boxes each.
 
     A side is a pair of detector and setting; that of :data:`CONVOLUTIONS` is backbone and head of the plugin's detector
     alone.
@@ -71,7 +71,7 @@ class DetectorCase(Case):
         """
         Args:
             sides: list of (detector, ``Setting``).
-            size: shorter side of the pictures.
+            size: shorter side of the images.
             images: N.
             network: KEY, VALUE, ... of all sides.
             device: a ``torch.device``.
@@ -109,14 +109,14 @@ class DetectorCase(Case):
 
     @cached_property
     def batch(self):
-        """Inputs of Detectron2 and the plugin: the pictures on the device, the boxes on the CPU."""
+        """Inputs of Detectron2 and the plugin: the images on the device, the boxes on the CPU."""
         classes = models.plugin_config("cpu", self.network).MODEL.RETINANET.NUM_CLASSES
         batch = inputs.batch(self.size, self.images, boxes=20, num_classes=classes)
         return [{**x, "image": x["image"].to(self.device)} for x in batch]
 
     @cached_property
-    def torchvision_pictures(self):
-        """The same pictures as torchvision takes them: float (3, H, W) in 0..1, on the device."""
+    def torchvision_images(self):
+        """The same images as torchvision takes them: float (3, H, W) in 0..1, on the device."""
         return [x["image"].float() / 255 for x in self.batch]
 
     def _floor(self, side):
@@ -131,8 +131,8 @@ class DetectorCase(Case):
         return same[0] if same else None
 
 
-def convolutions(model, pictures):
-    """What backbone and head make of normalised pictures (N, 3, H, W): logits and deltas of all levels, as a list."""
-    features = model.backbone(pictures)
+def convolutions(model, images):
+    """What backbone and head make of normalized images (N, 3, H, W): logits and deltas of all levels, as a list."""
+    features = model.backbone(images)
     logits, deltas = model.head([features[f] for f in model.head_in_features])
     return [*logits, *deltas]

@@ -40,20 +40,20 @@ def cases(args):
 
 
 class InferenceCase(DetectorCase):
-    """Pictures to detections in the size of the pictures."""
+    """Images to detections in the size of the images."""
 
     def step(self, side):
         model = self.model(side).eval()
         detector, _ = self.pairs[side]
-        pictures = [{name: x[name] for name in ("image", "height", "width")} for x in self.batch]
+        images = [{name: x[name] for name in ("image", "height", "width")} for x in self.batch]
         if detector == CONVOLUTIONS:
-            tensor = model.preprocess_image(pictures).tensor
+            tensor = model.preprocess_image(images).tensor
             return Step(_without_gradient(self._autocast, side, convolutions, model, tensor))
         if detector == TORCHVISION:
-            return Step(_without_gradient(model, self.torchvision_pictures))
+            return Step(_without_gradient(model, self.torchvision_images))
         if detector == PLUGIN:  # TEST.PRECISION autocasts
-            return Step(_without_gradient(model, pictures), outcome=_detections)
-        return Step(_without_gradient(self._autocast, side, model, pictures), outcome=_detections)
+            return Step(_without_gradient(model, images), outcome=_detections)
+        return Step(_without_gradient(self._autocast, side, model, images), outcome=_detections)
 
     def check(self, side, outcome, expected):
         _, setting = self.pairs[side]

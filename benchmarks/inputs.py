@@ -1,4 +1,4 @@
-"""Random pictures and boxes with the sizes of COCO's.
+"""Random images and boxes with the sizes of COCO's.
 
 Everything is drawn from a generator with a fixed seed: all sides, in whatever process, get the same inputs.
 """
@@ -8,12 +8,12 @@ import math
 import torch
 from detectron2.structures import Boxes, Instances
 
-# Sizes of pictures (height, width) are those after padding.
+# Sizes of images (height, width) are those after padding.
 STRIDES = (8, 16, 32, 64, 128)
 
 
 def picture_shape(size):
-    """(height, width) of a 3 : 5 picture with a given shorter side, padded to multiples of 32: 800 -> (800, 1344)."""
+    """(height, width) of a 3 : 5 image with a given shorter side, padded to multiples of 32: 800 -> (800, 1344)."""
     return 32 * math.ceil(size / 32), 32 * math.ceil(size * 5 / 3 / 32)
 
 
@@ -23,7 +23,7 @@ def shape_name(size):
 
 
 def level_shapes(size):
-    """(height, width) of P3 to P7 for a picture of :func:`picture_shape`."""
+    """(height, width) of P3 to P7 for an image of :func:`picture_shape`."""
     return [tuple(math.ceil(side / stride) for side in picture_shape(size)) for stride in STRIDES]
 
 
@@ -47,11 +47,11 @@ def batch(size, images, boxes, num_classes):
 
 
 def _boxes(count, height, width, random):
-    # Of COCO's boxes, 41 % are smaller than 32 x 32 pixels and 24 % larger than 96 x 96, in pictures 480 pixels high:
+    # Of COCO's boxes, 41 % are smaller than 32 x 32 pixels and 24 % larger than 96 x 96, in images 480 pixels high:
     # the log-normal distribution with these two quantiles has median 41.8 and sigma 1.18.
     side = 41.8 / 480 * height * torch.exp(1.18 * torch.randn(count, generator=random))
     stretch = torch.exp(0.4 * torch.randn(count, generator=random))
-    picture = torch.tensor([width, height])
-    size = torch.stack([side * stretch, side / stretch], dim=1).clamp(min=4.0).minimum(0.95 * picture)
-    corner = torch.rand(count, 2, generator=random) * (picture - size)
+    image = torch.tensor([width, height])
+    size = torch.stack([side * stretch, side / stretch], dim=1).clamp(min=4.0).minimum(0.95 * image)
+    corner = torch.rand(count, 2, generator=random) * (image - size)
     return torch.cat([corner, corner + size], dim=1)

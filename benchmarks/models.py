@@ -18,7 +18,7 @@ CONFIG = Path(__file__).parents[1] / "configs" / "retinanet_R50.yaml"
 # KEY, VALUE, ... of a network for smoke tests.
 SMALL = ("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RETINANET.NUM_CLASSES", 5)
 # Pairs of anchor and class of unit_batch() that score above the threshold of 0.05. With these weights, an 800 x 1344
-# picture has some 7000, as many as with a trained detector.
+# image has some 7000, as many as with a trained detector.
 _CANDIDATES = 500
 
 
@@ -58,7 +58,7 @@ def build(cfg, state):
 
 
 def unit_batch():
-    """The picture on which activations have unit size. The top levels of a smaller one have too little to measure."""
+    """The image on which activations have unit size. The top levels of a smaller one have too little to measure."""
     return inputs.batch(320, images=1, boxes=1, num_classes=1)
 
 

@@ -48,7 +48,7 @@ def batches(parser, quick, default=(1, 2, 4, 8)):
 
 def sizes(parser, quick, default=(400, 500, 600, 700, 800, 1000, 1333)):
     """Add ``--sizes``."""
-    integers(parser, "--sizes", [96] if quick else default, "shorter sides of the picture in pixels")
+    integers(parser, "--sizes", [96] if quick else default, "shorter sides of the image in pixels")
 
 
 def _positive(word):

@@ -16,7 +16,7 @@ def draw(results, path):
 
     Args:
         results: the raw figures of a benchmark.
-        path: of the picture, with the ending of a format that matplotlib writes.
+        path: of the image, with the ending of a format that matplotlib writes.
 
     Returns:
         matplotlib ``Figure``.

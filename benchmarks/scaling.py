@@ -34,7 +34,7 @@ class Team:
     """Two processes that wait for work, each with the same detector.
 
     Args:
-        size: shorter side of the pictures.
+        size: shorter side of the images.
         images: of each process.
         network: KEY, VALUE, ... that differ from the configuration.
     """

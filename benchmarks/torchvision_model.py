@@ -31,14 +31,14 @@ _RENAMES = [
 def build(cfg, state, size):
     """torchvision's ``retinanet_resnet50_fpn`` as it is when it starts from trained weights.
 
-    That is, with frozen normalisation and three of five stages trained, as in Detectron2's configuration. P6 has random
+    That is, with frozen normalization and three of five stages trained, as in Detectron2's configuration. P6 has random
     weights of its own: torchvision makes it from P5. Its ResNet has the stride in the 3x3 convolutions (Detectron2's
     R-50: in the 1x1 ones), and its anchors are rounded to pixels.
 
     Args:
         cfg: the configuration of Detectron2's RetinaNet.
         state: weights of ``benchmarks.models.weights``.
-        size: pictures have ``inputs.picture_shape(size)``, so that its own resizing changes nothing. They are given in
+        size: images have ``inputs.picture_shape(size)``, so that its own resizing changes nothing. They are given in
             BGR, divided by 255.
     """
     backbone = resnet_fpn_backbone(

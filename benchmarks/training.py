@@ -42,7 +42,7 @@ class TrainingCase(DetectorCase):
         detector, _ = self.pairs[side]
         if detector == CONVOLUTIONS:
             return Step(self._convolutions(side, model), prepare)
-        if detector == TORCHVISION:  # its normaliser is another, and its losses are no figures to compare
+        if detector == TORCHVISION:  # its normalizer is another, and its losses are no figures to compare
             return Step(partial(self._losses, side, partial(self._torchvision, model)), prepare)
         return Step(partial(self._losses, side, partial(model, self.batch)), prepare, outcome=dict)
 
@@ -62,16 +62,16 @@ class TrainingCase(DetectorCase):
     def _torchvision(self, model):
         instances = [x["instances"].to(self.device) for x in self.batch]
         targets = [{"boxes": x.gt_boxes.tensor, "labels": x.gt_classes} for x in instances]
-        return model(self.torchvision_pictures, targets)
+        return model(self.torchvision_images, targets)
 
     def _convolutions(self, side, model):
-        pictures = model.preprocess_image(self.batch).tensor
+        images = model.preprocess_image(self.batch).tensor
         with torch.no_grad(), self.autocast(side):
-            gradients = [torch.randn_like(x) for x in convolutions(model, pictures)]
+            gradients = [torch.randn_like(x) for x in convolutions(model, images)]
 
         def run():
             with self.autocast(side):
-                predictions = convolutions(model, pictures)
+                predictions = convolutions(model, images)
             torch.autograd.backward(predictions, gradients)
 
         return run

@@ -7,9 +7,10 @@ Importing this package registers every component with Detectron2: the backbone b
 # First: makes Detectron2 import on this machine, or says how to get it.
 from retina_plugin import detectron2_compat  # noqa: F401  isort: skip
 
-from retina_plugin import data, losses, modeling
-from retina_plugin.config import ConfigError, add_retina_config, merge_config
-from retina_plugin.config_checks import check_config
+from retina_plugin import data, losses, modeling  # isort: skip
+from retina_plugin.config import add_retina_config, merge_config
+from retina_plugin.config.checks import check_config
+from retina_plugin.core.errors import ConfigError
 
 __version__ = "0.1.0"
 

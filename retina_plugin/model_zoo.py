@@ -13,14 +13,16 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from retina_plugin.checkpoint import RetinaCheckpointer
-from retina_plugin.config import ConfigError, add_retina_config, did_you_mean, merge_config
+from retina_plugin.config import add_retina_config, merge_config
+from retina_plugin.core.errors import ConfigError
+from retina_plugin.core.text import did_you_mean
 
 # Of our own names those whose settings are exactly those of a model in Detectron2's zoo.
 _SAME_AS = {"retinanet_R50": "COCO-Detection/retinanet_R_50_FPN_1x"}
 
 _BGR = {"INPUT.FORMAT": "BGR", "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675]}
 # What a backbone that was trained on ImageNet needs of a configuration: the statistics and the channel order of the
-# pictures it saw, and its shape. Original ResNets have the stride in the 1x1 convolution, all others in the 3x3 one.
+# images it saw, and its shape. Original ResNets have the stride in the 1x1 convolution, all others in the 3x3 one.
 IMAGENET_BACKBONES = {
     "MSRA/R-50": {
         "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/MSRA/R-50.pkl",

@@ -15,7 +15,7 @@ from detectron2.modeling import build_model
 
 from retina_plugin import ConfigError, add_retina_config, merge_config, model_zoo
 from retina_plugin.config import flatten
-from retina_plugin.config_checks import check_model_config
+from retina_plugin.config.checks import check_model_config
 
 ROOT = Path(__file__).parents[1]
 HOST = "https://dl.fbaipublicfiles.com/"

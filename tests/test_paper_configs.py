@@ -18,7 +18,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator
 
 from retina_plugin import add_retina_config, merge_config
 from retina_plugin.config import flatten
-from retina_plugin.config_checks import check_model_config
+from retina_plugin.config.checks import check_model_config
 from retina_plugin.losses import (
     OnlineHardExampleMining,
     SigmoidCrossEntropyLoss,
@@ -166,7 +166,7 @@ def test_anchors_and_head_of_the_built_model(name):
     shapes = [model(name).backbone.output_shape()[f"p{level}"] for level in range(3, 8)]
     ratios = {1: [1.0], 3: [0.5, 1.0, 2.0]}[row.ratios]
     for level, anchors in zip(range(3, 8), build_anchor_generator(config(name), shapes).cell_anchors, strict=True):
-        assert torch.equal(anchors[:, :2], -anchors[:, 2:])  # centred
+        assert torch.equal(anchors[:, :2], -anchors[:, 2:])  # centered
         width, height = (anchors[:, 2:] - anchors[:, :2]).unbind(1)
         built = torch.stack([(width * height).sqrt(), height / width], dim=1)
         sides = [2 ** (level + 2) * 2 ** (k / row.scales) for k in range(row.scales)]

@@ -2,7 +2,7 @@
 
     python projects/LossAblation/ablation.py
 
-Every training starts from the same backbone and, for a seed, the same head and order of pictures. What is done is not
+Every training starts from the same backbone and, for a seed, the same head and order of images. What is done is not
 done again: stop it at any time, and start it again with the same arguments.
 """
 
@@ -86,7 +86,7 @@ def _arguments(row, seed, args):
 def make_start(args):
     """The backbone that every run starts from: the quick start's, trained with cross entropy.
 
-    With the many digits of its pictures that works as well, and gives none of the compared losses but the paper's
+    With the many digits of its images that works as well, and gives none of the compared losses but the paper's
     baseline an advantage.
 
     Raises:

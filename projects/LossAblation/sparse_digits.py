@@ -1,4 +1,4 @@
-"""The data set of the ablation: ``sparse_digits_train`` and ``sparse_digits_test``, a digit at most in each picture."""
+"""The data set of the ablation: ``sparse_digits_train`` and ``sparse_digits_test``, a digit at most in each image."""
 
 from retina_plugin.data import DigitsRecipe, register_digits
 

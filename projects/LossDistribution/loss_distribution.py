@@ -3,7 +3,7 @@
     python projects/LossDistribution/loss_distribution.py output/quick_start
 
 runs the detector over a test set and samples x_t, the signed logit, of positives and negatives. An example is an anchor
-and a class, as in the loss; ignored anchors are left out. Each gamma gives every example a loss, and the picture shows
+and a class, as in the loss; ignored anchors are left out. Each gamma gives every example a loss, and the image shows
 what the easiest part of the examples adds up to. Alpha is off, also if the detector was trained with it: one weight for
 all positives and one for all negatives changes nothing, as the losses of each side are divided by their sum.
 
@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from retina_plugin.checkpoint import RetinaCheckpointer
-from retina_plugin.config_checks import builds_focal_retinanet, check_class_count
+from retina_plugin.config.checks import builds_focal_retinanet, check_class_count
 from retina_plugin.engine import load_config
 from retina_plugin.losses.focal import pointwise_focal
 from retina_plugin.losses.sigmoid import signed_logits
@@ -40,7 +40,7 @@ from retina_plugin.modeling.head import per_anchor
 
 GAMMAS = (0, 0.5, 1, 2)
 HARDEST = {"positives": 0.2, "negatives": 0.01}  # the part of the examples whose share of the loss is reported
-COLOURS = ("#f6a13c", "#d7301f", "#7a0177", "#0b1d51")  # of the gammas, ever darker: told apart in grey as well
+COLOURS = ("#f6a13c", "#d7301f", "#7a0177", "#0b1d51")  # of the gammas, ever darker: told apart in gray as well
 
 
 class Reservoir:
@@ -154,7 +154,7 @@ def draw(curves, path):
 
     Args:
         curves: {"positives": {gamma: :func:`cumulative_loss`}, "negatives": the same}.
-        path: of the pictures, without the suffix.
+        path: of the images, without the suffix.
     """
     # Far fewer points than examples, close together near 1, where the curves are steep.
     x = np.unique(np.concatenate([np.linspace(0, 1, 401), 1 - np.geomspace(1e-6, 1, 401)]))
@@ -163,13 +163,13 @@ def draw(curves, path):
         figure.get_layout_engine().set(wspace=0.06)
         panels = figure.subplots(1, 2, sharey=True)
         for axes, kind, ground in zip(panels, curves, ("foreground", "background")):
-            for (gamma, cumulative), colour in zip(curves[kind].items(), COLOURS):
+            for (gamma, cumulative), color in zip(curves[kind].items(), COLOURS):
                 y = np.interp(x, np.linspace(0, 1, len(cumulative)), cumulative)
-                axes.plot(x, y, color=colour, linewidth=1.8, clip_on=False, label=rf"$\gamma = {gamma:g}$")
+                axes.plot(x, y, color=color, linewidth=1.8, clip_on=False, label=rf"$\gamma = {gamma:g}$")
             axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"fraction of {ground} examples")
             axes.set_title(f"{len(cumulative) - 1:,} {kind}", fontsize=9, color="0.35")
             axes.grid(color="0.92", linewidth=0.6)
-        panels[0].set_ylabel("cumulative normalised loss")
+        panels[0].set_ylabel("cumulative normalized loss")
         panels[0].legend(frameon=False, loc="upper left")  # no curve goes there: the hardest come last
         figure.savefig(path.with_suffix(".png"), dpi=200)
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})  # the same bytes every time

@@ -1,4 +1,4 @@
-"""A meta-architecture of one's own on the plugin's backbone: which classes are in the picture, without boxes."""
+"""A meta-architecture of one's own on the plugin's backbone: which classes are in the image, without boxes."""
 
 import retina_plugin  # registers the backbone builder
 

@@ -6,20 +6,21 @@ import os
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
-from retina_plugin.checkpoint import loading, writing
-from retina_plugin.checkpoint.errors import CheckpointError
+from retina_plugin.checkpoint import load_plan, weights_only
 from retina_plugin.checkpoint.reader import read_checkpoint
+from retina_plugin.core.errors import CheckpointError
+from retina_plugin.core.files import atomic_write
 
 
 class RetinaCheckpointer(DetectionCheckpointer):
     """Reads what ``DetectionCheckpointer`` reads, and does nothing by halves.
 
     - A file is read without running what it contains (:mod:`~retina_plugin.checkpoint.reader`).
-    - Everything is checked before the first parameter changes (:mod:`~retina_plugin.checkpoint.loading`). Where
+    - Everything is checked before the first parameter changes (:mod:`~retina_plugin.checkpoint.load_plan`). Where
       Detectron2 skips what does not fit with a warning, this is an error.
-    - Fine-tuning to other classes keeps the rows of those that stay (:mod:`~retina_plugin.checkpoint.class_rows`).
+    - Fine-tuning to other classes keeps the rows of those that stay (:mod:`~retina_plugin.checkpoint.class_remap`).
     - A file that ``last_checkpoint`` names is whole, whenever the process is killed, and holds no pickled code
-      (:mod:`~retina_plugin.checkpoint.writing`).
+      (:mod:`~retina_plugin.checkpoint.weights_only`).
     """
 
     def __init__(
@@ -67,19 +68,21 @@ class RetinaCheckpointer(DetectionCheckpointer):
         if not path:
             if self.strict:
                 raise CheckpointError("MODEL.WEIGHTS is empty: there are no weights to evaluate. Name a file")
-            self.logger.info("MODEL.WEIGHTS is empty: the model starts from its initialisation")
+            self.logger.info("MODEL.WEIGHTS is empty: the model starts from its initialization")
             return {}
         self.logger.info("Loading weights %s", path)
         checkpoint = self._load_file(path)
         names = self.checkpointables if checkpointables is None else checkpointables
         names = [name for name in names if name in checkpoint]
         try:
-            plan = loading.plan(self.model, checkpoint, strict=self.strict or bool(names), class_names=self.class_names)
+            plan = load_plan.plan(
+                self.model, checkpoint, strict=self.strict or bool(names), class_names=self.class_names
+            )
         except CheckpointError as error:
             raise CheckpointError(f"weights {path}: {error}") from error.__cause__
         del checkpoint["model"]
         missing = self._change(plan, {name: checkpoint.pop(name) for name in names}, path)
-        self.logger.info("Weights %s:\n%s", path, loading.summary(plan, self.model, missing))
+        self.logger.info("Weights %s:\n%s", path, load_plan.summary(plan, self.model, missing))
         return checkpoint
 
     def save(self, name, *, is_last=True, **kwargs):
@@ -94,11 +97,11 @@ class RetinaCheckpointer(DetectionCheckpointer):
             kwargs.setdefault("class_names", self.class_names)
         remote = "://" in self.save_dir  # of a handler of Detectron2's PathManager, which has no step that renames
         if not self._has_saved and not remote:
-            writing.remove_unfinished(self.save_dir)
+            weights_only.remove_unfinished(self.save_dir)
             self._has_saved = True
         states = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
         data = {"model": self.model.state_dict(), **states, **kwargs}
-        data = {key: writing.to_plain(value, key) for key, value in data.items()}
+        data = {key: weights_only.to_weights_only(value, key) for key, value in data.items()}
         file_name = f"{name}.pth"
         if os.path.basename(file_name) != file_name:
             raise ValueError(f"a checkpoint is named without a folder, got {name}")
@@ -108,7 +111,7 @@ class RetinaCheckpointer(DetectionCheckpointer):
             with self.path_manager.open(path, "wb") as file:
                 torch.save(data, file)
         else:
-            writing.write_whole(path, lambda file: torch.save(data, file))
+            atomic_write(path, lambda file: torch.save(data, file))
         if is_last:
             self.tag_last_checkpoint(file_name)
 
@@ -118,7 +121,7 @@ class RetinaCheckpointer(DetectionCheckpointer):
             super().tag_last_checkpoint(last_filename_basename)
             return
         name = last_filename_basename.encode()
-        writing.write_whole(os.path.join(self.save_dir, "last_checkpoint"), lambda file: file.write(name))
+        atomic_write(os.path.join(self.save_dir, "last_checkpoint"), lambda file: file.write(name))
 
     def _load_file(self, filename):
         return read_checkpoint(filename, allow_pickle=self.allow_pickle)

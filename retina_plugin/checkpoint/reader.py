@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from retina_plugin.checkpoint import formats, safe_pickle
-from retina_plugin.checkpoint.addresses import local_file
-from retina_plugin.checkpoint.errors import CheckpointError
+from retina_plugin.checkpoint.weights_path import resolve_weights
+from retina_plugin.core.errors import CheckpointError
 
 # What torch.load(weights_only=True) reads besides this module's own globals.
 _OF_TORCH = re.compile(
@@ -45,7 +45,7 @@ def read_checkpoint(path, *, allow_pickle=False):
     matter.
 
     Args:
-        path: a path, or an address; see :func:`~retina_plugin.checkpoint.addresses.local_file`.
+        path: a path, or an address; see :func:`~retina_plugin.checkpoint.weights_path.resolve_weights`.
         allow_pickle: read also what names functions and classes that may do anything, with a warning.
 
     Returns:
@@ -55,7 +55,7 @@ def read_checkpoint(path, *, allow_pickle=False):
     Raises:
         CheckpointError: the file is not there, not weights, damaged, or unsafe; values are not finite or no tensors.
     """
-    file = local_file(path)
+    file = resolve_weights(path)
     try:
         checkpoint = _as_checkpoint(*_read(file, allow_pickle))
         _check_model(checkpoint["model"])

@@ -5,11 +5,11 @@ A command is a module: its docstring's first line is the help, ``add_arguments(p
 ``ValueError``.
 """
 
-from retina_plugin.cli import check_data, contact_sheet, convert, plot_losses, replay
+from retina_plugin.cli import check_data, convert, plot_losses, replay, visualize
 
 COMMANDS = {
     "check-data": check_data,
-    "contact-sheet": contact_sheet,
+    "contact-sheet": visualize,
     "convert": convert,
     "plot-losses": plot_losses,
     "replay": replay,

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from detectron2.config import get_cfg
 
-from retina_plugin.checkpoint.writing import write_whole
-from retina_plugin.config import ConfigError, add_retina_config, merge_config
-from retina_plugin.config_checks import builds_focal_retinanet, check_datasets, check_model_config
+from retina_plugin.config import add_retina_config, merge_config
+from retina_plugin.config.checks import builds_focal_retinanet, check_datasets, check_model_config
+from retina_plugin.core.errors import ConfigError
+from retina_plugin.core.files import atomic_write
 from retina_plugin.data import checks
 from retina_plugin.data.checks import report
 from retina_plugin.model_zoo import get_config_file
@@ -136,7 +137,7 @@ def _print(found, examples):
 
 def _fix(path, data, cfg, found, files, num_classes, examples):
     changes, left = checks.repair_until_clean(data, cfg, found, files=files, num_classes=num_classes)
-    write_whole(str(path), lambda file: file.write(json.dumps(data.coco).encode()))
+    atomic_write(str(path), lambda file: file.write(json.dumps(data.coco).encode()))
     print(f"\n{report.changes_as_text(changes)}\n\nCorrected copy: {path.resolve()}")
     if len(left):
         print(f"Left in it:\n\n{report.as_text(left, examples)}\n\n{report.summary(left)}")

@@ -6,8 +6,9 @@ from pathlib import Path
 from detectron2.config import get_cfg
 
 from retina_plugin.checkpoint import CheckpointError, read_checkpoint
-from retina_plugin.checkpoint.converters import SOURCES, TARGETS, convert, detect_source, files
+from retina_plugin.checkpoint.converters import SOURCES, TARGETS, convert, detect_source
 from retina_plugin.config import add_retina_config, merge_config
+from retina_plugin.tools.convert import files
 
 
 def add_arguments(parser):

@@ -4,7 +4,7 @@ import json
 import numbers
 from pathlib import Path
 
-from retina_plugin.visualization.loss_curves import draw_loss_curves
+from retina_plugin.tools.plot_losses.figures import draw_loss_curves
 
 
 def add_arguments(parser):
@@ -19,7 +19,7 @@ def add_arguments(parser):
         "--ablation",
         type=Path,
         metavar="RESULTS_JSON",
-        help="what projects/LossAblation wrote: adds figure 7, FL* coloured by AP",
+        help="what projects/LossAblation wrote: adds figure 7, FL* colored by AP",
     )
 
 
@@ -38,7 +38,7 @@ def read_ablation(path):
 
     Returns:
         The rows with the loss ``focal_star`` and those with ``focal``, all others being left out: the arguments of
-        :func:`retina_plugin.visualization.loss_curves.focal_star_settings_figure`.
+        :func:`retina_plugin.tools.plot_losses.figures.focal_star_settings_figure`.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -7,11 +7,12 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 
-from retina_plugin.config import ConfigError, add_retina_config, merge_config
+from retina_plugin.config import add_retina_config, merge_config
+from retina_plugin.core.errors import ConfigError
+from retina_plugin.diagnostics.divergence import describe
+from retina_plugin.diagnostics.snapshot import read_recording
+from retina_plugin.diagnostics.step_diagnosis import diagnose, image_name
 from retina_plugin.engine.accumulation import split_batch
-from retina_plugin.engine.diagnosis import diagnose, image_name
-from retina_plugin.engine.divergence import describe
-from retina_plugin.engine.recording import read_recording
 from retina_plugin.modeling.precision import PRECISIONS
 
 

@@ -9,7 +9,7 @@ from detectron2.utils.serialize import PicklableWrapper
 from PIL import Image
 from torch.utils.data import Dataset
 
-from retina_plugin.data.randomness import seeded
+from retina_plugin.core.rng import seeded
 
 # What mappers raise for a file that is missing, cut, of another size than its annotations say, or no image. Pillow adds
 # SyntaxError (a broken PNG), struct.error and zlib.error. Anything else is a mistake in a program.
@@ -20,11 +20,7 @@ UNREADABLE = (
 MAX_SUBSTITUTES = 20
 
 
-class TrainingDataError(RuntimeError):
-    """Training images that cannot be read: too many, or all of those tried first."""
-
-
-class ReadableImages(Dataset):
+class SkipUnreadableDataset(Dataset):
     """Maps a position of the training stream to what the mapper makes of its image.
 
     What an item is depends on the seed and its position alone. Where the image cannot be read, another one is taken,

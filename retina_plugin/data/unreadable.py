@@ -2,7 +2,7 @@
 
 import logging
 
-from retina_plugin.data.reading import TrainingDataError
+from retina_plugin.core.errors import TrainingDataError
 
 LINES = 10
 

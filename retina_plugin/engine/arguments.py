@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from detectron2.engine import default_argument_parser
 
-from retina_plugin.config import ConfigError
+from retina_plugin.core.errors import ConfigError
 
 # What torchrun, or another launcher that has started this process as one of many, tells it.
 _OF_A_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")

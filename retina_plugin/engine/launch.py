@@ -19,11 +19,10 @@ from torch import distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from retina_plugin.config import ConfigError
+from retina_plugin.core.errors import ConfigError, LaunchError, UserError
 from retina_plugin.engine import worker
 from retina_plugin.engine.arguments import processes_of
-from retina_plugin.engine.errors import WORK_ERRORS
-from retina_plugin.engine.meeting import LaunchError, Meeting, environment
+from retina_plugin.engine.meeting import Meeting, environment
 
 # As long as torch leaves a process after SIGTERM.
 _GRACE_SECONDS = 30
@@ -44,7 +43,7 @@ def launch(main, cfg, args):
         args: of :func:`argument_parser`.
 
     Raises:
-        WORK_ERRORS: of a process, whichever was first.
+        UserError: of a process, whichever was first.
         LaunchError: a machine did not come, or a process failed; its traceback is in the message.
         SystemExit: a process ended so, and none failed. SIGTERM and SIGINT are passed on to the processes;
             where one is ended by it, the exit code is 128 and the number of the signal.
@@ -74,7 +73,7 @@ def _join(main, cfg, args, processes):
         size = processes.world_size, processes.per_machine, processes.machine_rank
         try:
             run(processes.local_rank, worker.work, *size, "env://", (main, cfg, args, processes.per_machine))
-        except WORK_ERRORS:
+        except UserError:
             raise
         except Exception as error:
             get_error_handler().record_exception(error)  # torchrun shows the first one's at the end

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from torch import distributed as dist
 
+from retina_plugin.core.errors import LaunchError
+
 _POLL_SECONDS = 0.5
 _LEAVE_SECONDS = 60.0
 _WHAT_TO_CHECK = {
@@ -28,10 +30,6 @@ _WHAT_TO_CHECK = {
         "everywhere and name the machine of rank 0; and that no firewall closes the port"
     ),
 }
-
-
-class LaunchError(RuntimeError):
-    """The processes of a job did not come together, or one of them failed. The message is for the user."""
 
 
 class Meeting:

@@ -1,7 +1,7 @@
 """Detectron2's ``DefaultTrainer`` with runs that are resumed exactly, and stopped with a checkpoint.
 
 A run that was killed or stopped, and is resumed, computes what it would have computed: the checkpoint has the place in
-the training stream (:mod:`retina_plugin.data.stream`), every iteration seeds the random generators itself, and the
+the training stream (:mod:`retina_plugin.data.loader`), every iteration seeds the random generators itself, and the
 hooks that a checkpoint was written before are run when it is resumed.
 """
 
@@ -12,15 +12,16 @@ from detectron2.engine import DefaultTrainer, TrainerBase, hooks
 from detectron2.utils import comm
 
 from retina_plugin.checkpoint import CheckpointError
-from retina_plugin.data.randomness import seed_all
-from retina_plugin.data.reading import TrainingDataError
-from retina_plugin.data.stream import TrainingStream
-from retina_plugin.engine import interruption, resuming
-from retina_plugin.engine.agreement import any_process
+from retina_plugin.core.comm import any_rank
+from retina_plugin.core.errors import TrainingDataError
+from retina_plugin.core.rng import seed_all
+from retina_plugin.data.loader import ResumableTrainLoader
+from retina_plugin.engine import resume as resuming
+from retina_plugin.engine import signals as interruption
 
 
 class ResumableTrainer(DefaultTrainer):
-    """Trains on a :class:`TrainingStream`; with another loader, the order of the data starts anew."""
+    """Trains on a :class:`ResumableTrainLoader`; with another loader, the order of the data starts anew."""
 
     # Of the random numbers of the iterations; drawn when training starts, or from the checkpoint.
     _seed = None
@@ -113,10 +114,10 @@ class ResumableTrainer(DefaultTrainer):
 
     def _reason_to_stop(self):
         """What all processes stop for after this iteration: an exception, or None."""
-        stream = self.data_loader if isinstance(self.data_loader, TrainingStream) else None
+        stream = self.data_loader if isinstance(self.data_loader, ResumableTrainLoader) else None
         signal_name, reports = interruption.requested(), stream.take_reports() if stream else []
         stop = None
-        if any_process(signal_name or reports):
+        if any_rank(signal_name or reports):
             everyone = comm.all_gather((signal_name, reports))
             signal_name = next((name for name, _ in everyone if name), None)
             if signal_name:
@@ -185,10 +186,10 @@ class ResumableTrainer(DefaultTrainer):
             resuming.warn_of_differences(state_dict["config"], self.cfg)
 
     def _streams(self):
-        """The training's, and that of precise batch normalisation if there is one."""
+        """The training's, and that of precise batch normalization if there is one."""
         loaders = [self.data_loader]
         loaders += [getattr(hook, "_data_loader", None) for hook in self._hooks if isinstance(hook, hooks.PreciseBN)]
-        return [loader for loader in loaders if isinstance(loader, TrainingStream)]
+        return [loader for loader in loaders if isinstance(loader, ResumableTrainLoader)]
 
 
 def _from_evaluation_on(all_hooks):

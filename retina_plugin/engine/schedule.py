@@ -3,7 +3,7 @@
 from detectron2.engine import DefaultTrainer
 from tabulate import tabulate
 
-from retina_plugin.config import ConfigError
+from retina_plugin.core.errors import ConfigError
 
 _PERIODS = [("TEST", "EVAL_PERIOD"), ("TEST", "LOSS_PERIOD"), ("SOLVER", "CHECKPOINT_PERIOD")]
 

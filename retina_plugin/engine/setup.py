@@ -9,8 +9,9 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from retina_plugin.config import ConfigError, add_retina_config, merge_config
-from retina_plugin.config_checks import builds_focal_retinanet, check_config
+from retina_plugin.config import add_retina_config, merge_config
+from retina_plugin.config.checks import builds_focal_retinanet, check_config
+from retina_plugin.core.errors import ConfigError
 from retina_plugin.engine.arguments import processes_of
 from retina_plugin.engine.determinism import make_deterministic
 from retina_plugin.engine.schedule import scale_schedule
@@ -24,7 +25,7 @@ def load_config(args):
 
     Returns:
         A frozen ``CfgNode``. ``MODEL.DEVICE`` is "cpu" where the configuration asks for a GPU and there is
-        none; :func:`setup_worker` says so in the log.
+        none; :func:`setup_rank` says so in the log.
 
     Raises:
         ConfigError: with one line for each problem.
@@ -59,7 +60,7 @@ def _check_model_builds(cfg):
         logging.getLogger(__name__).debug("The model was not checked ahead of time: %r", error)
 
 
-def setup_worker(cfg, args):
+def setup_rank(cfg, args):
     """Set up log, seed and output folder of this process; see Detectron2's ``default_setup``."""
     if cfg.DETERMINISTIC:
         make_deterministic()

@@ -9,10 +9,10 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import distributed as dist
 
+from retina_plugin.core.rollback import Rollback
+from retina_plugin.diagnostics.divergence import DivergenceWatch
+from retina_plugin.diagnostics.step_diagnosis import StepSnapshot
 from retina_plugin.engine.accumulation import add_gradients
-from retina_plugin.engine.diagnosis import RecordedStep
-from retina_plugin.engine.divergence import DivergenceWatch
-from retina_plugin.engine.rollback import Rollback
 
 # GradScaler starts at 2^16 and halves with every overflow. So many in a row are no search for the right scale.
 MAX_OVERFLOWS = 20
@@ -115,7 +115,7 @@ class TrainingStep(SimpleTrainer):
         self._rollback.put_back()
         if scaler is not None and losses_are_finite and self._overflows <= MAX_OVERFLOWS:
             return
-        step = RecordedStep(
+        step = StepSnapshot(
             iteration=self.iter,
             batch=batch,
             num_parts=self.num_parts,

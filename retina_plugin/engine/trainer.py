@@ -8,15 +8,16 @@ from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter
 
 from retina_plugin.checkpoint import RetinaCheckpointer
-from retina_plugin.config import ConfigError, require_retina_config
-from retina_plugin.config_checks import check_class_count
+from retina_plugin.config import require_retina_config
+from retina_plugin.config.checks import check_class_count
+from retina_plugin.core.errors import ConfigError
 from retina_plugin.data.class_names import common_class_names
-from retina_plugin.data.stream import build_training_stream
+from retina_plugin.data.loader import build_resumable_train_loader
 from retina_plugin.engine.hooks import TrainingEnded, with_watching_hooks
-from retina_plugin.engine.interruption import InterruptibleLoader
-from retina_plugin.engine.own_buffers import OwnBuffers
+from retina_plugin.engine.per_rank_buffers import PerRankBuffers
 from retina_plugin.engine.resumable import ResumableTrainer
 from retina_plugin.engine.schedule import schedule_table
+from retina_plugin.engine.signals import InterruptibleLoader
 from retina_plugin.engine.step import TrainingStep
 from retina_plugin.engine.writers import ProgressPrinter
 from retina_plugin.evaluation import BoxEvaluator, build_evaluator
@@ -59,7 +60,7 @@ class RetinaTrainer(ResumableTrainer):
             **made.checkpointables,
         )
         periods = self.cfg.SOLVER.CHECKPOINT_PERIOD, self.cfg.TEST.EVAL_PERIOD
-        made_hooks = OwnBuffers.add_to(super().build_hooks(), made.model, periods)
+        made_hooks = PerRankBuffers.add_to(super().build_hooks(), made.model, periods)
         return with_watching_hooks(self, made_hooks)
 
     def build_writers(self):
@@ -78,7 +79,7 @@ class RetinaTrainer(ResumableTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg):
-        loader = build_training_stream(cfg)
+        loader = build_resumable_train_loader(cfg)
         for name in cfg.DATASETS.TRAIN:
             check_class_count(cfg, name)
         return loader
@@ -88,6 +89,7 @@ class RetinaTrainer(ResumableTrainer):
         loader = super().build_test_loader(cfg, dataset_name)
         check_class_count(cfg, dataset_name)
         return InterruptibleLoader(loader)
+
 
 class _EvaluatorsOfModel:
     """The evaluators of ``DATASETS.TEST`` for Detectron2, which tells them nothing of the model.

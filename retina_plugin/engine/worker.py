@@ -14,8 +14,7 @@ import torch
 from detectron2.utils import comm
 from torch import distributed as dist
 
-from retina_plugin.engine.errors import WORK_ERRORS
-from retina_plugin.engine.meeting import LaunchError
+from retina_plugin.core.errors import LaunchError, UserError
 
 
 class Report(NamedTuple):
@@ -73,7 +72,7 @@ def work_and_report(main, cfg, args, per_machine, folder):
             report = report._replace(traceback=end.code)
         else:
             report = report._replace(exit_code=end.code or 0)
-    except WORK_ERRORS as mistake:
+    except UserError as mistake:
         report = report._replace(mistake=mistake)
     except Exception:
         report = report._replace(traceback=traceback.format_exc())

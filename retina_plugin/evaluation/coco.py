@@ -8,7 +8,7 @@ from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
 from detectron2.utils.logger import log_first_n
 from pycocotools.coco import COCO
 
-from retina_plugin.evaluation.diagnosis import Evaluated, diagnose
+from retina_plugin.diagnostics.zero_ap import Evaluated, diagnose
 
 _EXAMPLES = 4  # images to run the model on again
 _SHOWN_AS_ZERO = 5e-4  # tables have three decimals
@@ -18,7 +18,7 @@ class BoxEvaluator(COCOEvaluator):
     """Detectron2's ``COCOEvaluator`` of boxes, with two differences.
 
     Without detections, metrics are what COCO's formula gives, not nan: 0 where there is ground truth. Where AP is 0,
-    one warning says what is known of the reason (:mod:`~retina_plugin.evaluation.diagnosis`).
+    one warning says what is known of the reason (:mod:`~retina_plugin.diagnostics.zero_ap`).
 
     Attributes:
         model: the detector that is evaluated, for the warning; None if it is not known.

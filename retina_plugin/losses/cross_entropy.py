@@ -2,8 +2,8 @@
 
 from torch.nn import functional as F
 
-from retina_plugin.losses.kernels import SigmoidCurve
-from retina_plugin.losses.over_levels import BinaryLoss, LossOverLevels, sum_over_levels
+from retina_plugin.losses.fused import SigmoidLossFamily
+from retina_plugin.losses.multi_level import MultiLevelLoss, PointwiseLoss, sum_over_levels
 from retina_plugin.losses.registry import CLASSIFICATION_LOSS_REGISTRY
 from retina_plugin.losses.sigmoid import alpha_from_config
 
@@ -24,7 +24,7 @@ def sigmoid_cross_entropy_loss(logits, labels, *, alpha=None, fused=True):
             the value and to the gradient).
         alpha: weight of the positive class, in [0, 1], one number or one for each class; negatives weigh
             1 - alpha. None: no weighting, the plain cross entropy.
-        fused: one pass over the logits for value and gradient (:mod:`retina_plugin.losses.kernels`), where the
+        fused: one pass over the logits for value and gradient (:mod:`retina_plugin.losses.fused`), where the
             device has a kernel. False: the formula as it stands here, and autograd.
 
     Returns:
@@ -36,14 +36,14 @@ def sigmoid_cross_entropy_loss(logits, labels, *, alpha=None, fused=True):
     return sum_over_levels(_CROSS_ENTROPY, [logits], [labels], alpha=alpha, fused=fused)
 
 
-class SigmoidCrossEntropyLoss(LossOverLevels):
+class SigmoidCrossEntropyLoss(MultiLevelLoss):
     """:func:`sigmoid_cross_entropy_loss` summed over levels."""
 
     def __init__(self, *, alpha=None, fused=True):
         super().__init__(_CROSS_ENTROPY, alpha=alpha, fused=fused)
 
 
-_CROSS_ENTROPY = BinaryLoss(pointwise_cross_entropy, curve=SigmoidCurve())
+_CROSS_ENTROPY = PointwiseLoss(pointwise_cross_entropy, curve=SigmoidLossFamily())
 
 
 @CLASSIFICATION_LOSS_REGISTRY.register()

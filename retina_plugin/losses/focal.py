@@ -3,8 +3,8 @@
 import torch
 from torch.nn import functional as F
 
-from retina_plugin.losses.kernels import SigmoidCurve
-from retina_plugin.losses.over_levels import BinaryLoss, LossOverLevels, sum_over_levels
+from retina_plugin.losses.fused import SigmoidLossFamily
+from retina_plugin.losses.multi_level import MultiLevelLoss, PointwiseLoss, sum_over_levels
 from retina_plugin.losses.registry import CLASSIFICATION_LOSS_REGISTRY
 from retina_plugin.losses.sigmoid import alpha_from_config
 
@@ -32,7 +32,7 @@ def sigmoid_focal_loss(logits, labels, *, alpha=0.25, gamma=2.0, fused=True):
         alpha: weight of the positive class, in [0, 1], one number or one for each class; negatives weigh
             1 - alpha. None: no weighting.
         gamma: focusing parameter, >= 0; 0 is the (alpha-balanced) cross entropy.
-        fused: one pass over the logits for value and gradient (:mod:`retina_plugin.losses.kernels`), where the
+        fused: one pass over the logits for value and gradient (:mod:`retina_plugin.losses.fused`), where the
             device has a kernel. False: the formula as it stands here, and autograd.
 
     Returns:
@@ -44,7 +44,7 @@ def sigmoid_focal_loss(logits, labels, *, alpha=0.25, gamma=2.0, fused=True):
     return sum_over_levels(_focal(gamma), [logits], [labels], alpha=alpha, fused=fused)
 
 
-class SigmoidFocalLoss(LossOverLevels):
+class SigmoidFocalLoss(MultiLevelLoss):
     """:func:`sigmoid_focal_loss` summed over levels."""
 
     def __init__(self, *, alpha=0.25, gamma=2.0, fused=True):
@@ -54,7 +54,7 @@ class SigmoidFocalLoss(LossOverLevels):
 def _focal(gamma):
     if not 0 <= gamma < float("inf"):
         raise ValueError(f"focal loss: gamma must be a finite number >= 0, got {gamma}")
-    return BinaryLoss(pointwise_focal, {"gamma": gamma}, SigmoidCurve(gamma=gamma))
+    return PointwiseLoss(pointwise_focal, {"gamma": gamma}, SigmoidLossFamily(gamma=gamma))
 
 
 @CLASSIFICATION_LOSS_REGISTRY.register()

@@ -2,8 +2,8 @@
 
 from torch.nn import functional as F
 
-from retina_plugin.losses.kernels import SigmoidCurve
-from retina_plugin.losses.over_levels import BinaryLoss, LossOverLevels, sum_over_levels
+from retina_plugin.losses.fused import SigmoidLossFamily
+from retina_plugin.losses.multi_level import MultiLevelLoss, PointwiseLoss, sum_over_levels
 from retina_plugin.losses.registry import CLASSIFICATION_LOSS_REGISTRY
 from retina_plugin.losses.sigmoid import alpha_from_config
 
@@ -28,7 +28,7 @@ def sigmoid_focal_star_loss(logits, labels, *, alpha=None, gamma=2.0, beta=1.0, 
             1 - alpha. None: no weighting.
         gamma: steepness, > 0.
         beta: shift.
-        fused: one pass over the logits for value and gradient (:mod:`retina_plugin.losses.kernels`), where the
+        fused: one pass over the logits for value and gradient (:mod:`retina_plugin.losses.fused`), where the
             device has a kernel. False: the formula as it stands here, and autograd.
 
     Returns:
@@ -41,7 +41,7 @@ def sigmoid_focal_star_loss(logits, labels, *, alpha=None, gamma=2.0, beta=1.0, 
     return sum_over_levels(_focal_star(gamma, beta), [logits], [labels], alpha=alpha, fused=fused)
 
 
-class SigmoidFocalStarLoss(LossOverLevels):
+class SigmoidFocalStarLoss(MultiLevelLoss):
     """:func:`sigmoid_focal_star_loss` summed over levels."""
 
     def __init__(self, *, alpha=None, gamma=2.0, beta=1.0, fused=True):
@@ -53,8 +53,8 @@ def _focal_star(gamma, beta):
         raise ValueError(f"FL*: gamma must be a finite number > 0, got {gamma}")
     if not abs(beta) < float("inf"):
         raise ValueError(f"FL*: beta must be a finite number, got {beta}")
-    curve = SigmoidCurve(steepness=gamma, shift=beta)
-    return BinaryLoss(pointwise_focal_star, {"gamma": gamma, "beta": beta}, curve)
+    curve = SigmoidLossFamily(steepness=gamma, shift=beta)
+    return PointwiseLoss(pointwise_focal_star, {"gamma": gamma, "beta": beta}, curve)
 
 
 @CLASSIFICATION_LOSS_REGISTRY.register()

@@ -1,6 +1,6 @@
 """Hinge loss on p_t, which the paper tried and gave up (Lin et al. 2017, end of section 5.1)."""
 
-from retina_plugin.losses.over_levels import BinaryLoss, LossOverLevels, sum_over_levels
+from retina_plugin.losses.multi_level import MultiLevelLoss, PointwiseLoss, sum_over_levels
 from retina_plugin.losses.registry import CLASSIFICATION_LOSS_REGISTRY
 from retina_plugin.losses.sigmoid import alpha_from_config
 
@@ -35,7 +35,7 @@ def sigmoid_hinge_loss(logits, labels, *, alpha=None, margin=0.5):
     return sum_over_levels(_hinge(margin), [logits], [labels], alpha=alpha, fused=False)
 
 
-class SigmoidHingeLoss(LossOverLevels):
+class SigmoidHingeLoss(MultiLevelLoss):
     """:func:`sigmoid_hinge_loss` summed over levels."""
 
     def __init__(self, *, alpha=None, margin=0.5):
@@ -45,7 +45,7 @@ class SigmoidHingeLoss(LossOverLevels):
 def _hinge(margin):
     if not 0 < margin <= 1:
         raise ValueError(f"hinge loss: the margin on p_t lies in (0, 1], got {margin}")
-    return BinaryLoss(pointwise_hinge, {"margin": margin})
+    return PointwiseLoss(pointwise_hinge, {"margin": margin})
 
 
 @CLASSIFICATION_LOSS_REGISTRY.register()

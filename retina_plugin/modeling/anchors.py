@@ -1,7 +1,7 @@
 """The anchors of two other RetinaNets, for weights that were trained with them.
 
 Both round to whole pixels, which changes the sides of Detectron2's anchors by up to 6 %. With torchvision's strides,
-anchors of P7 move by up to 84 pixels in a picture of 800 x 1344. ``MODEL.ANCHOR_GENERATOR.NAME`` chooses one; the order
+anchors of P7 move by up to 84 pixels in an image of 800 x 1344. ``MODEL.ANCHOR_GENERATOR.NAME`` chooses one; the order
 (row, column, size, ratio) and all keys are those of Detectron2's ``DefaultAnchorGenerator``.
 
 L levels, A anchors a cell.
@@ -14,10 +14,10 @@ from detectron2.modeling.anchor_generator import BufferList, DefaultAnchorGenera
 
 @ANCHOR_GENERATOR_REGISTRY.register()
 class TorchvisionAnchorGenerator(DefaultAnchorGenerator):
-    """Corners rounded to whole pixels, and the stride of a level is what divides the padded picture into its cells.
+    """Corners rounded to whole pixels, and the stride of a level is what divides the padded image into its cells.
 
-    The stride is the integer quotient of padded side and number of cells, for rows and columns each: where the picture
-    is no multiple of a level's nominal stride, it is smaller. The first level's nominal stride must divide the picture,
+    The stride is the integer quotient of padded side and number of cells, for rows and columns each: where the image
+    is no multiple of a level's nominal stride, it is smaller. The first level's nominal stride must divide the image,
     as the pyramid's padding sees to.
     """
 
@@ -31,12 +31,12 @@ class TorchvisionAnchorGenerator(DefaultAnchorGenerator):
 
     def _grid_anchors(self, grid_sizes):
         """list of L tensors (Hl * Wl * A, 4) for L pairs (Hl, Wl)."""
-        picture = [cells * self.strides[0] for cells in grid_sizes[0]]
+        image = [cells * self.strides[0] for cells in grid_sizes[0]]
         anchors = []
         for cells, cell_anchors in zip(grid_sizes, self.cell_anchors):
             rows, columns = (
                 torch.arange(number, device=cell_anchors.device) * (side // number)
-                for number, side in zip(cells, picture)
+                for number, side in zip(cells, image)
             )
             y, x = torch.meshgrid(rows, columns, indexing="ij")
             shifts = torch.stack([x, y, x, y], dim=2).view(-1, 1, 4)
@@ -49,7 +49,7 @@ class DetectronAnchorGenerator(DefaultAnchorGenerator):
     """Multiples of boxes with the area of a cell, whose width and height are rounded to whole pixels.
 
     Detectron (1) gives a box by its first and its last pixel. Here, as everywhere in Detectron2, it ends where the last
-    pixel ends: one further. Its anchors, centred at (stride - 1) / 2 there, are at half a stride then:
+    pixel ends: one further. Its anchors, centered at (stride - 1) / 2 there, are at half a stride then:
     ``MODEL.ANCHOR_GENERATOR.OFFSET`` must be 0.5.
     """
 

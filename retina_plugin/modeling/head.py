@@ -24,7 +24,7 @@ def build_retinanet_head(cfg, input_shape):
 class RetinaNetHead(nn.Module):
     """Predicts K logits and 4 box deltas for each of A anchors at every position of every level.
 
-    Parameter names, initialisation (Gaussian of standard deviation 0.01, bias 0; section 4.1) and numbers
+    Parameter names, initialization (Gaussian of standard deviation 0.01, bias 0; section 4.1) and numbers
     are those of Detectron2's head of the same name.
     """
 
@@ -36,7 +36,7 @@ class RetinaNetHead(nn.Module):
             num_classes: K, without background.
             num_anchors: A, anchors a cell.
             conv_dims: output channels of each 3x3 convolution of a tower.
-            norm: normalisation after each convolution of the towers, a name or a callable that
+            norm: normalization after each convolution of the towers, a name or a callable that
                 ``detectron2.layers.get_norm`` takes. "BN" and "SyncBN" keep statistics of their own for
                 each level and share the affine parameters; every other norm is shared by the levels.
             prior_prob: pi, the probability that a class starts with for every anchor. The bias of the last

@@ -16,15 +16,15 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch.nn import functional as F
 
-from retina_plugin.config import ConfigError
-from retina_plugin.config_checks import check_model_config
+from retina_plugin.config.checks import check_model_config
+from retina_plugin.core.errors import ConfigError
 from retina_plugin.losses import LossNormalizer, build_classification_loss
-from retina_plugin.modeling.anchor_grid import AnchorGrid
-from retina_plugin.modeling.box_regression import BoxRegressionLoss
-from retina_plugin.modeling.frozen_bn import fold_frozen_bn
+from retina_plugin.modeling.assigners.anchor_grid import AnchorGrid
+from retina_plugin.modeling.assigners.max_iou import AnchorMatcher
+from retina_plugin.modeling.backbones.frozen_bn import fold_frozen_bn
+from retina_plugin.modeling.box_loss import BoxRegressionLoss
 from retina_plugin.modeling.head import build_retinanet_head, per_anchor
-from retina_plugin.modeling.matching import AnchorMatcher
-from retina_plugin.modeling.postprocessing import Postprocessor
+from retina_plugin.modeling.inference.postprocessor import Postprocessor
 from retina_plugin.modeling.precision import autocast, check_precision
 
 
@@ -52,7 +52,7 @@ class FocalRetinaNet(DenseDetector):
         # Inference parts:
         postprocessor,
         inference_precision="fp32",
-        # Input and visualisation:
+        # Input and visualization:
         pixel_mean,
         pixel_std,
         input_format="BGR",
@@ -76,7 +76,7 @@ class FocalRetinaNet(DenseDetector):
             postprocessor: predictions -> detections; see :class:`Postprocessor`.
             inference_precision: what backbone and head compute in; see :mod:`retina_plugin.modeling.precision`.
             pixel_mean, pixel_std: one number a channel, in the order of ``input_format``.
-            input_format: channel order of the images, "BGR" or "RGB" (for visualisation only).
+            input_format: channel order of the images, "BGR" or "RGB" (for visualization only).
             vis_period: draw ground truth and detections of one training image every so many iterations;
                 0 never.
             log_period: put the positive anchors of each level into the event storage every so many iterations, in
@@ -227,7 +227,7 @@ class FocalRetinaNet(DenseDetector):
             gt_labels, gt_boxes: of :meth:`label_anchors`.
 
         Returns:
-            dict of ``loss_cls`` and ``loss_box_reg``, both divided by the normaliser.
+            dict of ``loss_cls`` and ``loss_box_reg``, both divided by the normalizer.
         """
         cells = [x.shape[1:4] for x in logits]
         labels_by_level = [

@@ -1,4 +1,4 @@
-"""Pictures and boxes as COCO's."""
+"""Images and boxes as COCO's."""
 
 import torch
 
@@ -12,14 +12,14 @@ def test_pictures_are_padded_to_multiples_of_32():
 
 
 def test_sizes_of_boxes_are_those_of_coco():
-    """41 % of its boxes are small (below 32 x 32 pixels), 24 % large (above 96 x 96), in pictures 480 pixels high."""
+    """41 % of its boxes are small (below 32 x 32 pixels), 24 % large (above 96 x 96), in images 480 pixels high."""
     boxes = inputs.batch(480, images=1, boxes=20_000, num_classes=80)[0]["instances"].gt_boxes
     side = boxes.area().sqrt()
     assert abs((side < 32).float().mean() - 0.41) < 0.03
     assert abs((side > 96).float().mean() - 0.24) < 0.03
 
 
-def test_boxes_lie_in_the_picture():
+def test_boxes_lie_in_the_image():
     for size in (64, 333):
         height, width = inputs.picture_shape(size)
         boxes = inputs.batch(size, images=2, boxes=500, num_classes=3)[1]["instances"].gt_boxes

@@ -57,8 +57,8 @@ def test_torchvisions_backbone_computes_the_same():
     theirs, torchvisions = models.build(cfg, state).eval(), torchvision_model.build(cfg, state, size).eval()
     batch = inputs.batch(size, images=1, boxes=1, num_classes=80)
     features = theirs.backbone(theirs.preprocess_image(batch).tensor)
-    pictures = [x["image"].float() / 255 for x in batch]
-    same_features = torchvisions.backbone(torchvisions.transform(pictures)[0].tensors)
+    images = [x["image"].float() / 255 for x in batch]
+    same_features = torchvisions.backbone(torchvisions.transform(images)[0].tensors)
     assert list(same_features) == ["0", "1", "2", "p6", "p7"]
     for level, value in zip(("p3", "p4", "p5"), same_features.values()):
         assert (value - features[level]).abs().max() < 1e-3 * features[level].abs().max()
@@ -81,7 +81,7 @@ def test_torchvisions_head_predicts_the_same_for_the_same_anchors(pair):
     logits, deltas = theirs._transpose_dense_predictions(theirs.head(features), [5, 4])
     their_anchors = Boxes.cat(theirs.anchor_generator(features)).tensor
     iou, same = box_iou(anchors, their_anchors).max(dim=1)
-    exact = iou > 0.9  # at the upper levels, torchvision has other strides for pictures that they do not divide
+    exact = iou > 0.9  # at the upper levels, torchvision has other strides for images that they do not divide
     assert exact.float().mean() > 0.9
     assert len(same[exact].unique()) == exact.sum()
     for ours, expected in ((outputs["cls_logits"], logits), (outputs["bbox_regression"], deltas)):

@@ -31,7 +31,7 @@ def predictions(find, pixels, *, stride_in_1x1, relu_before_p7):
     """
     Args:
         find: layer -> (weight, bias, scale, shift); those that it has not are None.
-        pixels: (1, 3, H, W), normalised; H and W multiples of 32. P6 is made from C5.
+        pixels: (1, 3, H, W), normalized; H and W multiples of 32. P6 is made from C5.
 
     Returns:
         list of 5 pairs (1, A * K, Hl, Wl), (1, A * 4, Hl, Wl).

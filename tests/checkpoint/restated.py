@@ -1,4 +1,4 @@
-"""Decoding of boxes as other projects do it, restated in numpy for one picture, in float64."""
+"""Decoding of boxes as other projects do it, restated in numpy for one image, in float64."""
 
 import numpy as np
 

@@ -1,7 +1,7 @@
 """Detectron (1): its network under its own names and its decoding, restated here, against the plugin.
 
-Equal are asked to be the pictures as the networks see them, candidates of P7 above the threshold, and boxes of
-more than 8 pixels, since of a box outside the picture Detectron keeps its last pixel.
+Equal are asked to be the images as the networks see them, candidates of P7 above the threshold, and boxes of
+more than 8 pixels, since of a box outside the image Detectron keeps its last pixel.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from detectron2.modeling.anchor_generator import build_anchor_generator
 from benchmarks import models
 from retina_plugin.checkpoint import CheckpointError
 from retina_plugin.checkpoint.converters import convert, detect_source
-from retina_plugin.modeling.anchor_grid import AnchorGrid
+from retina_plugin.modeling.assigners.anchor_grid import AnchorGrid
 
 from .converted import compare_detections, convert_file, load_converted, read_config
 from .plain_network import all_layers, our_name, predictions
@@ -68,7 +68,7 @@ def blobs():
 
 @torch.no_grad()
 def spread_predictions(blobs):
-    """Let some 500 candidates of a padded picture score above the threshold: nothing was trained to ignore a border."""
+    """Let some 500 candidates of a padded image score above the threshold: nothing was trained to ignore a border."""
     pixels = padded(torch.randint(0, 256, (3, *SIZE)) - torch.from_numpy(MEAN)[:, None, None])
     blobs["retnet_cls_pred_fpn3_b"][:] = 0
     outputs = predictions(find_in(blobs), pixels, stride_in_1x1=True, relu_before_p7=True)
@@ -106,8 +106,8 @@ def their_cell_anchors(stride):
             width = np.round(np.sqrt(stride * stride / ratio))
             height = np.round(width * ratio)
             size = np.array([width, height]) * 4 * 2 ** (octave / 3)
-            centre = 0.5 * (stride - 1)
-            anchors.append(np.concatenate([centre - 0.5 * (size - 1), centre + 0.5 * (size - 1)]))
+            center = 0.5 * (stride - 1)
+            anchors.append(np.concatenate([center - 0.5 * (size - 1), center + 0.5 * (size - 1)]))
     return np.stack(anchors)
 
 
@@ -123,9 +123,9 @@ def their_detections(outputs, picture_size, p7_threshold):
         anchors = np.stack([x, y, x, y], axis=1) * stride + their_cell_anchors(stride)[a]
         delta = deltas[a, :, y, x]
         size = anchors[:, 2:] - anchors[:, :2] + 1
-        centre = anchors[:, :2] + 0.5 * size + delta[:, :2] * size
+        center = anchors[:, :2] + 0.5 * size + delta[:, :2] * size
         size = np.exp(np.minimum(delta[:, 2:], np.log(1000 / 16))) * size
-        box = np.concatenate([centre - 0.5 * size, centre + 0.5 * size - 1], axis=1)
+        box = np.concatenate([center - 0.5 * size, center + 0.5 * size - 1], axis=1)
         boxes.append(np.clip(box, 0, np.array([picture_size[1], picture_size[0]] * 2) - 1))
         scores.append(score[a, c, y, x])
         classes.append(c)
@@ -135,7 +135,7 @@ def their_detections(outputs, picture_size, p7_threshold):
 
 
 def is_not_a_strip(boxes):
-    """Of a box outside the picture Detectron keeps its last pixel, which may suppress a box of two, and so on."""
+    """Of a box outside the image Detectron keeps its last pixel, which may suppress a box of two, and so on."""
     return (boxes[:, 2:] - boxes[:, :2] > 8).all(dim=1)
 
 
@@ -151,13 +151,13 @@ def test_same_detections(tmp_path, blobs):
     assert cfg.MODEL.RESNETS.STRIDE_IN_1X1 and cfg.INPUT.FORMAT == "BGR"
     assert cfg.MODEL.RETINANET.SMOOTH_L1_LOSS_BETA == 0.11
 
-    picture = torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8)
-    pixels = padded(torch.from_numpy(picture.numpy() - MEAN[:, None, None]))
+    image = torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8)
+    pixels = padded(torch.from_numpy(image.numpy() - MEAN[:, None, None]))
     outputs = predictions(find_in(blobs), pixels, stride_in_1x1=True, relu_before_p7=True)
     model = load_converted(stem)
     assert model.postprocessor.max_detections_per_image == 100
     model.postprocessor.max_detections_per_image = 10**6
-    found = model([{"image": picture}])[0]["instances"]
+    found = model([{"image": image}])[0]["instances"]
     found = found[is_not_a_strip(found.pred_boxes.tensor)]
 
     boxes, scores, classes = (torch.from_numpy(x) for x in their_detections(outputs, SIZE, p7_threshold=0.05))

@@ -1,6 +1,6 @@
 """mmdetection's RetinaNet: its network under its own names and its decoding, restated here, against the plugin.
 
-Equal are asked to be the pictures as the networks see them, of sides that are multiples of 32, and no delta below
+Equal are asked to be the images as the networks see them, of sides that are multiples of 32, and no delta below
 -log(62.5), where mmdetection alone stops.
 """
 
@@ -100,10 +100,10 @@ def their_detections(outputs, picture_size):
         smallest = min(smallest, deltas[anchor, 2:].min(initial=0))
         limit = abs(np.log(16 / 1000))
         size = anchors[anchor, 2:] - anchors[anchor, :2]
-        centre = (anchors[anchor, :2] + anchors[anchor, 2:]) / 2 + deltas[anchor, :2] * size
+        center = (anchors[anchor, :2] + anchors[anchor, 2:]) / 2 + deltas[anchor, :2] * size
         size = size * np.exp(np.clip(deltas[anchor, 2:], -limit, limit))
         limits = [picture_size[1], picture_size[0]] * 2
-        boxes.append(np.clip(np.concatenate([centre - size / 2, centre + size / 2], axis=1), 0, limits))
+        boxes.append(np.clip(np.concatenate([center - size / 2, center + size / 2], axis=1), 0, limits))
         scores.append(score[anchor, c])
         classes.append(c)
     boxes, scores, classes = (np.concatenate(x) for x in (boxes, scores, classes))
@@ -126,19 +126,19 @@ def test_same_detections(tmp_path, style):
     assert cfg.MODEL.FPN.TOP_BLOCK_IN_FEATURE == "res5" and not cfg.MODEL.FPN.TOP_BLOCK_RELU
     assert (cfg.INPUT.FORMAT == "BGR") == cfg.MODEL.RESNETS.STRIDE_IN_1X1 == (style == "caffe")
 
-    picture = torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8)  # in the order of the channels
+    image = torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8)  # in the order of the channels
     if style == "caffe":
         mean, std = MEAN[::-1], np.ones(3)
     else:
         mean, std = MEAN, STD
-    pixels = torch.from_numpy((picture.numpy() - mean[:, None, None]) / std[:, None, None])[None]
+    pixels = torch.from_numpy((image.numpy() - mean[:, None, None]) / std[:, None, None])[None]
     outputs = predictions(find_in(state), pixels, stride_in_1x1=style == "caffe", relu_before_p7=False)
     boxes, scores, classes, smallest = their_detections(outputs, SIZE)
     assert smallest > np.log(16 / 1000)
     model = load_converted(stem)
     assert model.postprocessor.max_detections_per_image == 100
     model.postprocessor.max_detections_per_image = 10**6  # boxes without area take no place there, but do here
-    found = model([{"image": picture}])[0]["instances"]
+    found = model([{"image": image}])[0]["instances"]
     print(f"mmdetection ({style}): {len(state)} weights -> {len(state) - counters}")
     arrays = (torch.from_numpy(x) for x in (boxes, scores, classes))
     compare_detections(f"mmdetection R-50 ({style})", found, *arrays)

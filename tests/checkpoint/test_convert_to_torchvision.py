@@ -9,7 +9,7 @@ from benchmarks import models
 from retina_plugin.checkpoint.converters.conversion import COCO_NAMES
 
 from .converted import compare_detections, convert_file, load_converted, run
-from .test_convert_torchvision import NETWORK, SIZE, make_source, random_pictures
+from .test_convert_torchvision import NETWORK, SIZE, make_source, random_images
 
 
 def test_a_standard_detector_is_refused(tmp_path):
@@ -48,11 +48,11 @@ def test_there_and_back_with_torchvision(tmp_path, labels):
     if labels == 5:
         return
 
-    picture = random_pictures()[0]
-    expected = theirs([picture.double() / 255])[0]
+    image = random_images()[0]
+    expected = theirs([image.double() / 255])[0]
     with_area = (expected["boxes"][:, 2:] > expected["boxes"][:, :2]).all(dim=1)
     boxes, scores, found_labels = (expected[key][with_area] for key in ("boxes", "scores", "labels"))
-    found = ours([{"image": picture}])[0]["instances"]
+    found = ours([{"image": image}])[0]["instances"]
     assert torch.load(f"{stem}.pth", weights_only=True)["class_names"] == COCO_NAMES
     found_labels = torch.tensor([COCO_NAMES.index(_COCO_CATEGORIES[i]) for i in found_labels])
     print(f"to torchvision: {len(ours.state_dict())} weights -> {len(back)}")

@@ -1,7 +1,7 @@
-"""torchvision's RetinaNets before and after: the same picture through its own model and through the plugin's.
+"""torchvision's RetinaNets before and after: the same image through its own model and through the plugin's.
 
-Equal are asked to be the pictures as the networks see them: torchvision resizes in floating point, Detectron2 in whole
-numbers, so the pictures here need no resizing. The networks compute in float64, in which no rounding decides about a
+Equal are asked to be the images as the networks see them: torchvision resizes in floating point, Detectron2 in whole
+numbers, so the images here need no resizing. The networks compute in float64, in which no rounding decides about a
 candidate; both pad to multiples of 32.
 """
 
@@ -19,7 +19,7 @@ from retina_plugin.checkpoint import CheckpointError
 from retina_plugin.checkpoint.converters import convert, detect_source
 from retina_plugin.checkpoint.converters.torchvision import CONFIG
 from retina_plugin.modeling import TorchvisionAnchorGenerator
-from retina_plugin.modeling.anchor_grid import AnchorGrid
+from retina_plugin.modeling.assigners.anchor_grid import AnchorGrid
 
 from .converted import IMAGENET_RGB, compare_detections, convert_file, load_converted, read_config
 
@@ -32,7 +32,7 @@ SIZE = (150, 270)  # padded to 160 x 288, which the strides of P6 and P7 divide 
 
 
 def make_source(network, num_classes, eps):
-    """torchvision's model with lively weights in float64, for pictures of SIZE in RGB, 0..1."""
+    """torchvision's model with lively weights in float64, for images of SIZE in RGB, 0..1."""
     network = (*network, "MODEL.RETINANET.NUM_CLASSES", num_classes)
     model = torchvision_model.build(models.detectron2_config("cpu", network), models.weights(network), 160).eval()
     overwrite_eps(model, eps)
@@ -49,19 +49,19 @@ def make_source(network, num_classes, eps):
     return model.double()
 
 
-def random_pictures():
+def random_images():
     return [torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8) for _ in range(2)]
 
 
 @torch.no_grad()
 def compare(title, source, stem, label_of_class):
     """Compare torchvision's model, in float64, with the one that was converted from it."""
-    pictures = random_pictures()
+    images = random_images()
     single, double = load_converted(stem, torch.float32), load_converted(stem)
-    as_floats = [picture.double() / 255 for picture in pictures]
+    as_floats = [image.double() / 255 for image in images]
     expected = source.head(list(source.backbone(source.transform(as_floats)[0].tensors).values()))
     for ours, tolerance in ((single, 1e-4), (double, 1e-10)):
-        features = ours.backbone(ours.preprocess_image([{"image": x} for x in pictures]).tensor)
+        features = ours.backbone(ours.preprocess_image([{"image": x} for x in images]).tensor)
         logits, deltas = ours._by_anchor(ours.head([features[f] for f in ours.head_in_features]))
         for name, values, theirs in (
             ("logits", logits, expected["cls_logits"][..., label_of_class]),
@@ -72,8 +72,8 @@ def compare(title, source, stem, label_of_class):
             print(f"{title}: {name} in {values.dtype} differ by {error:.1e} of the largest")
             assert error < tolerance
 
-    for picture, theirs in zip(pictures, source(as_floats)):
-        found = double([{"image": picture, "height": SIZE[0], "width": SIZE[1]}])[0]["instances"]
+    for image, theirs in zip(images, source(as_floats)):
+        found = double([{"image": image, "height": SIZE[0], "width": SIZE[1]}])[0]["instances"]
         with_area = (theirs["boxes"][:, 2:] > theirs["boxes"][:, :2]).all(dim=1)  # Detectron2 drops the others
         boxes, scores, labels = (theirs[key][with_area] for key in ("boxes", "scores", "labels"))
         classes = torch.tensor([label_of_class.index(x) for x in labels.tolist()])

@@ -186,7 +186,7 @@ BROKEN = {
     "comment.txt": (lambda: b"contents of\nthis file\n", "this is a text file, not weights"),
     "model.pth.gz": (lambda: gzip.compress(saved()), "this is a gzip archive. Unpack it"),
     "model.tar": (tar, "this is a tar archive. Unpack it"),
-    "pictures.zip": (lambda: archive(a="b"), "this is a zip archive that torch.save did not write"),
+    "images.zip": (lambda: archive(a="b"), "this is a zip archive that torch.save did not write"),
     "scripted.pt": (torchscript, "this is a TorchScript program"),
     "model.h5": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(50), "this is an HDF5 file"),
     "array.npy": (npy, "this is a single numpy array"),

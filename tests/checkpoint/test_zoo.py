@@ -10,7 +10,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from retina_plugin.checkpoint import CheckpointError, RetinaCheckpointer
-from retina_plugin.checkpoint.class_rows import COCO_NAMES
+from retina_plugin.checkpoint.class_remap import COCO_NAMES
 
 from .conftest import THEIRS, as_arrays, assert_same, copies, python2_pickle, small_model
 

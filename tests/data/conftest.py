@@ -1,4 +1,4 @@
-"""Pictures on the disk, registered as a data set."""
+"""Images on the disk, registered as a data set."""
 
 import numpy as np
 import pytest
@@ -11,10 +11,10 @@ from retina_plugin import add_retina_config
 
 
 @pytest.fixture
-def make_pictures(tmp_path):
-    """make_pictures(count) -> the dataset dicts of pictures that are higher, wider or as wide as high.
+def make_images(tmp_path):
+    """make_images(count) -> the dataset dicts of images that are higher, wider or as wide as high.
 
-    The data set "pictures" returns this list, which a test may change before it is loaded.
+    The data set "images" returns this list, which a test may change before it is loaded.
     """
 
     def make(count):
@@ -27,21 +27,21 @@ def make_pictures(tmp_path):
             box = {"bbox": [2, 3, 12, 14], "bbox_mode": BoxMode.XYXY_ABS, "category_id": int(rng.integers(3))}
             size = {"width": width, "height": height}
             dicts.append({"file_name": str(path), "image_id": i, **size, "annotations": [box]})
-        DatasetCatalog.register("pictures", lambda: dicts)
+        DatasetCatalog.register("images", lambda: dicts)
         return dicts
 
     yield make
-    if "pictures" in DatasetCatalog.list():
-        DatasetCatalog.remove("pictures")
-    if "pictures" in MetadataCatalog.list():
-        MetadataCatalog.remove("pictures")
+    if "images" in DatasetCatalog.list():
+        DatasetCatalog.remove("images")
+    if "images" in MetadataCatalog.list():
+        MetadataCatalog.remove("images")
 
 
 @pytest.fixture
 def cfg():
     cfg = get_cfg()
     add_retina_config(cfg)
-    cfg.DATASETS.TRAIN = ("pictures",)
+    cfg.DATASETS.TRAIN = ("images",)
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.SOLVER.IMS_PER_BATCH = 4
     cfg.INPUT.MIN_SIZE_TRAIN = (20, 30, 50)

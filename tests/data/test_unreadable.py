@@ -8,18 +8,19 @@ import pytest
 import torch
 from PIL import Image
 
-from retina_plugin.data.reading import MAX_SUBSTITUTES, TrainingDataError
-from retina_plugin.data.stream import build_training_stream
+from retina_plugin.core.errors import TrainingDataError
+from retina_plugin.data.loader import build_resumable_train_loader
+from retina_plugin.data.reading import MAX_SUBSTITUTES
 from retina_plugin.data.unreadable import LINES, UnreadableImages
 
 
 def damage(dicts):
-    """Four pictures with a defect each; returns a part of what is said of it by number of the picture."""
+    """Four images with a defect each; returns a part of what is said of it by number of the image."""
     os.remove(dicts[0]["file_name"])
     with open(dicts[1]["file_name"], "r+b") as file:
         file.truncate(os.path.getsize(file.name) // 2)
     with open(dicts[2]["file_name"], "wb") as file:
-        file.write(b"no picture")
+        file.write(b"no image")
     Image.new("RGB", (31, 7)).save(dicts[3]["file_name"])
     return {0: "FileNotFoundError", 1: "truncated", 2: "cannot identify image", 3: "got (31, 7), expect"}
 
@@ -30,10 +31,10 @@ def read(stream, steps):
     return batches, stream.take_reports()
 
 
-def test_another_image_of_the_same_group_takes_the_place(make_pictures, cfg, seed):
-    dicts = make_pictures(40)
+def test_another_image_of_the_same_group_takes_the_place(make_images, cfg, seed):
+    dicts = make_images(40)
     reasons = damage(dicts)
-    stream = build_training_stream(cfg)
+    stream = build_resumable_train_loader(cfg)
     batches, reports = read(stream, 40)
     planned = [[index for _, index, _ in batch] for batch in itertools.islice(stream.indices(), 40)]
     assert any(index < 4 for batch in planned for index in batch)
@@ -47,26 +48,26 @@ def test_another_image_of_the_same_group_takes_the_place(make_pictures, cfg, see
     assert len(said) == 4
 
 
-def test_substitutes_do_not_depend_on_the_workers_or_on_when_the_run_was_resumed(make_pictures, cfg):
-    dicts = make_pictures(30)
+def test_substitutes_do_not_depend_on_the_workers_or_on_when_the_run_was_resumed(make_images, cfg):
+    dicts = make_images(30)
     damage(dicts)
-    first = build_training_stream(cfg)
+    first = build_resumable_train_loader(cfg)
     state = first.state_dict()
     batches, reports = read(first, 20)
     cfg.DATALOADER.NUM_WORKERS = 2
     for step in (0, 9):
-        other = build_training_stream(cfg)
+        other = build_resumable_train_loader(cfg)
         other.load_state_dict({**state, "step": step})
         others_batches, others_reports = read(other, 20 - step)
         assert others_batches == batches[step:]
         assert others_reports == reports if step == 0 else others_reports == reports[-len(others_reports) :]
 
 
-def test_a_folder_that_is_not_there_fails_at_once_and_names_files(make_pictures, cfg):
-    dicts = make_pictures(60)
+def test_a_folder_that_is_not_there_fails_at_once_and_names_files(make_images, cfg):
+    dicts = make_images(60)
     for image in dicts:
         image["file_name"] = image["file_name"].replace(".png", ".jpg")
-    stream = build_training_stream(cfg)
+    stream = build_resumable_train_loader(cfg)
     with pytest.raises(TrainingDataError) as error:
         next(stream)
     text = str(error.value)
@@ -74,23 +75,23 @@ def test_a_folder_that_is_not_there_fails_at_once_and_names_files(make_pictures,
     assert len(stream.unreadable) <= MAX_SUBSTITUTES + 1
 
 
-def test_mistakes_in_a_program_are_not_taken_for_unreadable_images(make_pictures, cfg):
-    make_pictures(5)
+def test_mistakes_in_a_program_are_not_taken_for_unreadable_images(make_images, cfg):
+    make_images(5)
     with pytest.raises(KeyError, match="no such key"):
-        next(build_training_stream(cfg, mapper=lambda image: image["no such key"]))
+        next(build_resumable_train_loader(cfg, mapper=lambda image: image["no such key"]))
 
 
-def test_a_mapper_may_leave_images_out(make_pictures, cfg):
-    make_pictures(12)
-    stream = build_training_stream(cfg, mapper=lambda image: image if image["image_id"] % 2 else None)
+def test_a_mapper_may_leave_images_out(make_images, cfg):
+    make_images(12)
+    stream = build_resumable_train_loader(cfg, mapper=lambda image: image if image["image_id"] % 2 else None)
     batches, reports = read(stream, 12)
     assert {i for batch in batches for i in batch} <= {1, 3, 5, 7, 9, 11} and reports == []
 
 
-def test_when_nothing_can_be_read_any_more_the_last_example_bridges_the_step(make_pictures, cfg):
+def test_when_nothing_can_be_read_any_more_the_last_example_bridges_the_step(make_images, cfg):
     """So that all processes end the step, after which they stop with a checkpoint."""
-    dicts = make_pictures(30)
-    stream = build_training_stream(cfg)
+    dicts = make_images(30)
+    stream = build_resumable_train_loader(cfg)
     last = next(stream)[-1]
     for image in dicts:
         os.remove(image["file_name"])
@@ -122,8 +123,8 @@ def test_a_file_is_reported_once_many_are_counted_and_the_limit_stops(caplog):
 
 
 @pytest.mark.parametrize("count, asked, limit", [(30, -1, 10), (30, 3, 3), (30, 0, 0), (2000, -1, 20)])
-def test_the_limit_is_a_hundredth_and_at_least_ten_unless_set(make_pictures, cfg, count, asked, limit):
-    dicts = make_pictures(2)
+def test_the_limit_is_a_hundredth_and_at_least_ten_unless_set(make_images, cfg, count, asked, limit):
+    dicts = make_images(2)
     dicts.extend(dict(dicts[0], image_id=i) for i in range(2, count))
     cfg.DATALOADER.MAX_UNREADABLE = asked
-    assert build_training_stream(cfg).unreadable.limit == limit
+    assert build_resumable_train_loader(cfg).unreadable.limit == limit

@@ -1,4 +1,4 @@
-"""COCO in miniature: the real folders, file names, category ids and formats, with pictures made here."""
+"""COCO in miniature: the real folders, file names, category ids and formats, with images made here."""
 
 import json
 
@@ -36,7 +36,7 @@ def write_coco(root, split, num_images, categories):
 
 @pytest.fixture(scope="session")
 def tiny_coco(tmp_path_factory):
-    """A folder for $DETECTRON2_DATASETS with coco_2017_train and coco_2017_val of a few pictures."""
+    """A folder for $DETECTRON2_DATASETS with coco_2017_train and coco_2017_val of a few images."""
     root = tmp_path_factory.mktemp("datasets")
     categories = [{"id": c["id"], "name": c["name"]} for c in COCO_CATEGORIES if c["isthing"]]
     write_coco(root / "coco", "train2017", 8, categories)

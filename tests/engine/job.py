@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from torch import distributed as dist
 
 from retina_plugin import engine
+from retina_plugin.core.errors import LaunchError
 
 
 def tell(line):
@@ -85,5 +86,5 @@ if __name__ == "__main__":
     cfg = make_cfg(sys.argv.pop(1))
     try:
         engine.launch(main, cfg, engine.argument_parser().parse_args())
-    except engine.LaunchError as error:
+    except LaunchError as error:
         sys.exit(f"error: {error}")

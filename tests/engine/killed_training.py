@@ -24,7 +24,7 @@ import torch
 from torch import distributed as dist
 
 import retina_plugin  # noqa: F401  makes Detectron2 importable
-from retina_plugin.checkpoint import writing
+from retina_plugin.core import files as writing
 from retina_plugin.engine import EXIT_INTERRUPTED, RetinaTrainer, TrainingInterrupted
 from retina_plugin.modeling import RETINANET_HEAD_REGISTRY, RetinaNetHead
 from tests.checkpoint.killed import Killer
@@ -148,11 +148,11 @@ def arm(moment, trainer, progress):
 
 def observe(progress):
     """Tell the parent of checkpoints and evaluations, which are no hooks of their own."""
-    write_whole, test = writing.write_whole, RetinaTrainer.test.__func__
+    atomic_write, test = writing.atomic_write, RetinaTrainer.test.__func__
 
     def observed_write(*args):
         progress.set("writes a checkpoint")
-        write_whole(*args)
+        atomic_write(*args)
         progress.set("trains")
 
     def observed_test(cls, *args):
@@ -161,7 +161,7 @@ def observe(progress):
         progress.set("trains")
         return result
 
-    writing.write_whole = observed_write
+    writing.atomic_write = observed_write
     RetinaTrainer.test = classmethod(observed_test)
 
 

@@ -38,7 +38,7 @@ def choose(model, loss, mode):
 
 
 def compute(model, batch, num_parts, **settings):
-    """Losses, gradients and the normaliser's average afterwards; the model's own stays as it was."""
+    """Losses, gradients and the normalizer's average afterwards; the model's own stays as it was."""
     ema = getattr(model, "module", model).loss_normalizer.ema
     before = ema.clone()
     model.zero_grad()
@@ -116,7 +116,7 @@ def test_in_bf16_parts_are_as_close_to_the_whole_as_its_rounding(seed):
 
 
 class MeanLoss(nn.Module):
-    """A model without a normaliser: the mean over its images."""
+    """A model without a normalizer: the mean over its images."""
 
     def __init__(self, as_dict):
         super().__init__()

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from retina_plugin import ConfigError, engine
+from retina_plugin.core.errors import LaunchError
 from retina_plugin.engine import worker
 
 from . import job
@@ -81,7 +82,7 @@ def test_an_exit_code_of_the_processes_is_that_of_the_job_when_all_have_ended(ca
 
 @pytest.mark.slow
 def test_a_process_that_was_killed_is_named():
-    with pytest.raises(engine.LaunchError, match="^rank 1 of 2 was killed by SIGKILL$"):
+    with pytest.raises(LaunchError, match="^rank 1 of 2 was killed by SIGKILL$"):
         launch("die")
 
 

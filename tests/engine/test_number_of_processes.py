@@ -80,10 +80,7 @@ def work(rank, folder, seed):
         if world_size > 1:
             init = f"file://{folder}/init{world_size}"
             dist.init_process_group("gloo", init_method=init, rank=me, world_size=world_size)
-        found = {
-            (loss, case): gradients(folder, seed, loss, COUNTS[case], me, world_size)
-            for loss, case in CASES
-        }
+        found = {(loss, case): gradients(folder, seed, loss, COUNTS[case], me, world_size) for loss, case in CASES}
         torch.save(found, folder / f"gradients_{world_size}_{me}.pth")
         cfg = make_cfg(folder)
         cfg.OUTPUT_DIR = str(folder / f"evaluation_{world_size}")

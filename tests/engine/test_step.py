@@ -9,7 +9,7 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
 from torch.overrides import TorchFunctionMode
 
-from retina_plugin.engine import DivergenceError
+from retina_plugin.core.errors import DivergenceError
 from retina_plugin.engine.accumulation import add_gradients
 from retina_plugin.engine.step import MAX_OVERFLOWS
 from retina_plugin.losses import LossNormalizer

@@ -1,4 +1,4 @@
-"""Training on data sets as they are: files that cannot be read, pictures without a box, and steps that repeat."""
+"""Training on data sets as they are: files that cannot be read, images without a box, and steps that repeat."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.events import EventStorage
 
-from retina_plugin.data.reading import TrainingDataError
+from retina_plugin.core.errors import TrainingDataError
 from retina_plugin.engine import RetinaTrainer
 
 from .tiny import tiny_config
@@ -23,13 +23,13 @@ def config(tmp_path):
     MetadataCatalog.remove("pets")
 
 
-def pictures(folder):
+def images(folder):
     return sorted((folder / "pets").glob("*.jpg"))
 
 
 def test_an_unreadable_image_is_counted_in_the_metrics(config, tmp_path):
     cfg = config()
-    for path in pictures(tmp_path)[:2]:
+    for path in images(tmp_path)[:2]:
         path.write_bytes(b"")
     trainer = RetinaTrainer(cfg)
     trainer.train()
@@ -41,7 +41,7 @@ def test_an_unreadable_image_is_counted_in_the_metrics(config, tmp_path):
 
 def test_too_many_unreadable_images_stop_the_training_with_a_checkpoint(config, tmp_path):
     cfg = config("DATALOADER.MAX_UNREADABLE", 2, "SOLVER.MAX_ITER", 50)
-    for path in pictures(tmp_path)[:5]:
+    for path in images(tmp_path)[:5]:
         path.write_bytes(b"")
     trainer = RetinaTrainer(cfg)
     with pytest.raises(TrainingDataError, match="different training images .* allows 2:\n  .*jpg"):

@@ -1,4 +1,4 @@
-"""The smallest RetinaNet that trains in a moment, on pictures made here."""
+"""The smallest RetinaNet that trains in a moment, on images made here."""
 
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
@@ -10,7 +10,7 @@ CATEGORIES = [{"id": 10 + i, "name": name} for i, name in enumerate(("cat", "dog
 
 
 def write_pets(folder):
-    """Write the pictures of the data set "pets" unless they are there."""
+    """Write the images of the data set "pets" unless they are there."""
     if not (folder / "pets").is_dir():
         write_coco(folder, "pets", 11, CATEGORIES)
     return folder / "annotations" / "instances_pets.json", folder / "pets"

@@ -12,8 +12,8 @@ from retina_plugin.evaluation import build_evaluator, inference_folder
 
 
 @pytest.fixture
-def pictures():
-    """A registered set without a file: two pictures with three boxes each."""
+def images():
+    """A registered set without a file: two images with three boxes each."""
     boxes = {k: [10 * k, 10 * k, 10 * k + 30, 10 * k + 40] for k in range(1, 4)}
     records = [
         {
@@ -27,11 +27,11 @@ def pictures():
         }
         for i in (1, 2)
     ]
-    DatasetCatalog.register("pictures", lambda: records)
-    MetadataCatalog.get("pictures").set(thing_classes=["a", "b"])
+    DatasetCatalog.register("images", lambda: records)
+    MetadataCatalog.get("images").set(thing_classes=["a", "b"])
     yield records
-    DatasetCatalog.remove("pictures")
-    MetadataCatalog.remove("pictures")
+    DatasetCatalog.remove("images")
+    MetadataCatalog.remove("images")
 
 
 def make_cfg(tmp_path, *names):
@@ -43,10 +43,10 @@ def make_cfg(tmp_path, *names):
 
 
 @pytest.mark.parametrize("shift, ap50", [(0.0, 100.0), (60.0, 0.0)])
-def test_ap_of_known_detections(pictures, tmp_path, shift, ap50):
-    evaluator = build_evaluator(make_cfg(tmp_path, "pictures"), "pictures")
+def test_ap_of_known_detections(images, tmp_path, shift, ap50):
+    evaluator = build_evaluator(make_cfg(tmp_path, "images"), "images")
     evaluator.reset()
-    for record in pictures:
+    for record in images:
         detections = Instances((100, 100))
         detections.pred_boxes = Boxes(torch.tensor([a["bbox"] for a in record["annotations"]]).float() + shift)
         detections.pred_classes = torch.tensor([a["category_id"] for a in record["annotations"]])
@@ -56,13 +56,13 @@ def test_ap_of_known_detections(pictures, tmp_path, shift, ap50):
     assert (tmp_path / "inference" / "coco_instances_results.json").is_file()
 
 
-def test_several_test_sets_keep_their_results_apart(pictures, tmp_path):
-    cfg = make_cfg(tmp_path, "pictures", "others")
-    assert inference_folder(cfg, "pictures") == str(tmp_path / "inference" / "pictures")
-    assert isinstance(build_evaluator(cfg, "pictures"), COCOEvaluator)
+def test_several_test_sets_keep_their_results_apart(images, tmp_path):
+    cfg = make_cfg(tmp_path, "images", "others")
+    assert inference_folder(cfg, "images") == str(tmp_path / "inference" / "images")
+    assert isinstance(build_evaluator(cfg, "images"), COCOEvaluator)
 
 
-def test_a_set_that_is_not_about_boxes_is_refused(pictures, tmp_path):
-    MetadataCatalog.get("pictures").evaluator_type = "sem_seg"
-    with pytest.raises(ValueError, match="pictures.*sem_seg.*coco"):
-        build_evaluator(make_cfg(tmp_path, "pictures"), "pictures")
+def test_a_set_that_is_not_about_boxes_is_refused(images, tmp_path):
+    MetadataCatalog.get("images").evaluator_type = "sem_seg"
+    with pytest.raises(ValueError, match="images.*sem_seg.*coco"):
+        build_evaluator(make_cfg(tmp_path, "images"), "images")

@@ -174,14 +174,14 @@ def sure(model):
 @pytest.mark.parametrize(
     "change, opts, parts",
     [
-        (untrained, (), ["scores are still where the initialisation puts them", "MODEL.WEIGHTS is empty"]),
+        (untrained, (), ["scores are still where the initialization puts them", "MODEL.WEIGHTS is empty"]),
         (untrained, ("MODEL.WEIGHTS", "mine.pth"), ["the weights are those of mine.pth"]),
         (break_a_weight, (), ["1 weights are not finite, such as head.cls_score.weight"]),
         (break_outputs, (), ["of the outputs for 3 images are NaN or infinite"]),
         (background_everywhere, (), ["training finds only background. Look at the positives in its log"]),
         (blind, (), ["the highest score in 3 images is 0.039", "all scores are the same"]),
         (sure, ("MODEL.RETINANET.SCORE_THRESH_TEST", 0.999), ["only what is above MODEL.RETINANET.SCORE_THRESH_TEST"]),
-        (sure, (), ["there are scores up to 0.98", "their boxes are empty or outside of the picture"]),
+        (sure, (), ["there are scores up to 0.98", "their boxes are empty or outside of the image"]),
     ],
 )
 def test_a_model_that_finds_nothing(evaluate_model, change, opts, parts):

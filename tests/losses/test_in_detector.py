@@ -44,9 +44,9 @@ def make_batch(*counts):
 def decode(anchors, deltas, weights):
     """(dx, dy, dw, dh) to XYXY in float64 (section 4, after R-CNN), growth limited to 1000 / 16."""
     size = anchors[..., 2:] - anchors[..., :2]
-    centre = (anchors[..., 2:] + anchors[..., :2]) / 2 + deltas[..., :2] / weights[:2] * size
+    center = (anchors[..., 2:] + anchors[..., :2]) / 2 + deltas[..., :2] / weights[:2] * size
     size = size * np.exp(np.minimum(deltas[..., 2:] / weights[2:], np.log(1000 / 16)))
-    return np.concatenate([centre - size / 2, centre + size / 2], axis=-1)
+    return np.concatenate([center - size / 2, center + size / 2], axis=-1)
 
 
 class RecordBoxes(nn.Module):

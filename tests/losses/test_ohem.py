@@ -54,9 +54,9 @@ def well_separated(*shape):
 
 
 def random_boxes(*shape, crowds):
-    """Boxes (..., 4) around a few centres, on whole pixels: their IoUs are exact fractions in any precision."""
-    centre = np.random.randint(40, 200, (crowds, 2))[np.random.randint(crowds, size=shape)]
-    corner = centre + np.random.randint(-6, 7, (*shape, 2))
+    """Boxes (..., 4) around a few centers, on whole pixels: their IoUs are exact fractions in any precision."""
+    center = np.random.randint(40, 200, (crowds, 2))[np.random.randint(crowds, size=shape)]
+    corner = center + np.random.randint(-6, 7, (*shape, 2))
     return torch.from_numpy(np.concatenate([corner, corner + np.random.randint(20, 36, (*shape, 2))], axis=-1)).float()
 
 

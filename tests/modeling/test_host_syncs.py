@@ -52,7 +52,7 @@ def test_matching_without_a_grid():
 
 
 @pytest.mark.parametrize("mode", ["ema", "positives"])
-def test_box_loss_and_normaliser(mode):
+def test_box_loss_and_normalizer(mode):
     anchors, boxes = random_boxes(200), torch.stack([random_boxes(200)] * 2)
     deltas, positive = torch.randn(2, 200, 4, requires_grad=True), torch.rand(2, 200) < 0.2
     loss, normalizer = BoxRegressionLoss(box2box_transform=Box2BoxTransform((1.0,) * 4)), LossNormalizer(mode)

@@ -1,4 +1,4 @@
-"""The detector as a whole: inputs, precision, visualisation."""
+"""The detector as a whole: inputs, precision, visualization."""
 
 import pytest
 import torch
@@ -103,9 +103,9 @@ def test_vis_period_draws_ground_truth_and_detections(image_format):
             storage.clear_images()
             storage.step()
     assert [len(drawn[step]) for step in range(4)] == [1, 0, 1, 0]
-    picture = torch.as_tensor(drawn[0][0])  # (3, 2 * height, width): ground truth above, detections below
-    assert picture.shape[0] == 3 and picture.shape[1] % 2 == 0
-    above, below = picture.chunk(2, dim=1)
+    image = torch.as_tensor(drawn[0][0])  # (3, 2 * height, width): ground truth above, detections below
+    assert image.shape[0] == 3 and image.shape[1] % 2 == 0
+    above, below = image.chunk(2, dim=1)
     assert (above != below).any()
 
 

@@ -42,7 +42,7 @@ def make_config(name, *opts):
 def make_pair():
     """make_pair(config name, *opts) -> (ours, theirs) with equal weights.
 
-    The activations are normalised, and the predictions differ from each other (``lively``) or are those that
+    The activations are normalized, and the predictions differ from each other (``lively``) or are those that
     training starts with.
     """
 

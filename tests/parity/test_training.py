@@ -104,6 +104,6 @@ def test_ten_training_steps(make_pair, make_batch, assert_close):
         gradients.append(optimizer.state[model.head.cls_score.weight]["momentum_buffer"])
     for quantity, our_curve, their_curve in zip(("loss_cls", "loss_box_reg"), *curves):
         assert_close(f"{quantity} over ten steps", our_curve, their_curve, 1e-4)
-    assert_close("normaliser after ten steps", ours.loss_normalizer.ema, theirs.loss_normalizer, 1e-6)
+    assert_close("normalizer after ten steps", ours.loss_normalizer.ema, theirs.loss_normalizer, 1e-6)
     assert (theirs.head.cls_score.weight - start).norm() > 1e-4 * start.norm(), "the steps train"
     assert_close("momentum of the class layer after ten steps", *gradients, 1e-3)

@@ -257,8 +257,8 @@ def test_the_command_writes_figure_and_report_and_prints_the_table(make_training
         assert (np.diff(shares) > -1e-9).all() and shares[1] < shares[-1] <= 1  # the larger gamma, the more
 
     assert lines[-1].endswith(str(path.with_suffix(".png").resolve()))
-    with Image.open(path.with_suffix(".png")) as picture:
-        assert picture.format == "PNG" and picture.width >= 1000
+    with Image.open(path.with_suffix(".png")) as image:
+        assert image.format == "PNG" and image.width >= 1000
     assert path.with_suffix(".png").stat().st_size < 300_000
     assert ElementTree.parse(path.with_suffix(".svg")).getroot().tag.endswith("svg")
 

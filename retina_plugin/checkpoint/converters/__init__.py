@@ -13,7 +13,7 @@ from retina_plugin.checkpoint.converters import (
     torchvision,
     torchvision_v2,
 )
-from retina_plugin.checkpoint.errors import CheckpointError
+from retina_plugin.core.errors import CheckpointError
 
 SOURCES = {
     "torchvision": torchvision,

@@ -3,7 +3,7 @@
 import re
 
 from retina_plugin.checkpoint.converters.conversion import num_classes
-from retina_plugin.checkpoint.errors import CheckpointError
+from retina_plugin.core.errors import CheckpointError
 
 # Blocks of res2..res5, and whether they are bottlenecks.
 _DEPTHS = {

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import torch
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-from retina_plugin.checkpoint.errors import CheckpointError
+from retina_plugin.core.errors import CheckpointError
 
 # Those of the data set, by their ids of 1 to 90, which leave some out.
 COCO_IDS = [category["id"] for category in COCO_CATEGORIES if category["isthing"]]
 COCO_NAMES = [category["name"] for category in COCO_CATEGORIES if category["isthing"]]
 
-# The statistics that torchvision's ImageNet backbones were trained with, on pictures of 0..255 here.
+# The statistics that torchvision's ImageNet backbones were trained with, on images of 0..255 here.
 RGB_INPUT = {
     "MODEL": {"PIXEL_MEAN": [123.675, 116.28, 103.53], "PIXEL_STD": [58.395, 57.12, 57.375]},
     "INPUT": {"FORMAT": "RGB"},
@@ -31,7 +31,7 @@ class Conversion:
     """Weights for ``FocalRetinaNet``, and what belongs to them.
 
     Attributes:
-        model: name -> tensor, all that the detector has, but for the loss normaliser.
+        model: name -> tensor, all that the detector has, but for the loss normalizer.
         config: nested dict of keys, to be merged over Base-RetinaNet.yaml.
         class_names: K names, or None where they are not known.
         notes: sentences for the user: what was assumed, and what differs from the source.

@@ -21,7 +21,7 @@ from retina_plugin.checkpoint.converters.conversion import (
     rename,
     select_anchors,
 )
-from retina_plugin.checkpoint.errors import CheckpointError
+from retina_plugin.core.errors import CheckpointError
 
 # After Detectron2's own renames, which know everything but RetinaNet's parts.
 _RENAMES = [

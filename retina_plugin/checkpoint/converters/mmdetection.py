@@ -86,7 +86,7 @@ def convert(checkpoint, norm_eps=None):
     caffe = "caffe" in config_text
     if not config_text:
         notes.append(
-            "The file does not say what pictures it was trained with. They were taken to be RGB with ImageNet's mean "
+            "The file does not say what images it was trained with. They were taken to be RGB with ImageNet's mean "
             "and deviation, the stride to be in the 3x3 convolutions ('pytorch' style). For 'caffe' style set "
             "INPUT.FORMAT BGR, PIXEL_MEAN [103.53, 116.28, 123.675], PIXEL_STD [1, 1, 1] and STRIDE_IN_1X1 True."
         )

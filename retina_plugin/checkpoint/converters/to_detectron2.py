@@ -1,4 +1,4 @@
-"""This plugin's weights for Detectron2's own RetinaNet, which has the same names: only the loss normaliser goes.
+"""This plugin's weights for Detectron2's own RetinaNet, which has the same names: only the loss normalizer goes.
 
 Exact, or refused: a detector that uses what Detectron2's own does not have cannot become one.
 """
@@ -6,8 +6,8 @@ Exact, or refused: a detector that uses what Detectron2's own does not have cann
 from detectron2.config import get_cfg
 
 from retina_plugin.checkpoint.converters.conversion import Conversion, nested, without_loss_normalizer
-from retina_plugin.checkpoint.errors import CheckpointError
 from retina_plugin.config import add_retina_config, flatten
+from retina_plugin.core.errors import CheckpointError
 
 # What Detectron2's own RetinaNet always has, in keys that this plugin adds.
 _ITS_OWN = {

@@ -19,8 +19,8 @@ from retina_plugin.checkpoint.converters.conversion import (
     select_anchors,
     without_loss_normalizer,
 )
-from retina_plugin.checkpoint.errors import CheckpointError
 from retina_plugin.config import flatten
+from retina_plugin.core.errors import CheckpointError
 
 _NEEDED = merged(
     torchvision.CONFIG,

@@ -108,7 +108,7 @@ def convert_renamed(model, norm_eps, notes, extra_config=None):
         notes.append("Of the 91 outputs the 80 of COCO's categories are kept.")
     else:
         notes.append("Class i is torchvision's label i, 0 included. DATASETS names COCO: set your own.")
-    notes.append("torchvision resizes pictures in floating point, Detectron2 in whole numbers.")
+    notes.append("torchvision resizes images in floating point, Detectron2 in whole numbers.")
     return Conversion(model, merged(network_config(model), CONFIG, extra_config or {}), class_names, notes)
 
 

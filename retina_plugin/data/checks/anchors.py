@@ -10,8 +10,8 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_anchor_generator, build_backbone
 from detectron2.structures import Boxes, pairwise_iou
 
-from retina_plugin.config import ConfigError
-from retina_plugin.modeling.anchor_grid import AnchorGrid
+from retina_plugin.core.errors import ConfigError
+from retina_plugin.modeling.assigners.anchor_grid import AnchorGrid
 
 from .findings import WARNING, declare
 from .images import training_edges
@@ -126,7 +126,7 @@ class AnchorCoverage:
         return self._generator([torch.empty(1, 1, *cell, device="meta") for cell in cells])
 
     def _search(self, width, height):
-        """A function of ``Boxes`` that gives the best IoU of each in a picture of this size, padded."""
+        """A function of ``Boxes`` that gives the best IoU of each in an image of this size, padded."""
         anchors = self._anchors(width, height)
         grid = AnchorGrid.find(anchors, getattr(self._generator, "num_cell_anchors", None))
         if grid is None:

@@ -16,7 +16,7 @@ BAD_CROWD = declare(
     "iscrowd-invalid",
     ERROR,
     "Whatever is not 0 is a group for Detectron2: training drops the box.",
-    "Write 0, or 1 for a group of objects. --fix does for true, false, \"0\" and \"1\".",
+    'Write 0, or 1 for a group of objects. --fix does for true, false, "0" and "1".',
 )
 IGNORE = declare(
     "annotation-ignore",

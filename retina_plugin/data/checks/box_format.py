@@ -14,7 +14,7 @@ AS_FRACTIONS = declare(
     "boxes-fractions",
     ERROR,
     "The boxes are read as pixels: all are smaller than one, and none is ever found.",
-    "Multiply by width and height of the image, after finding out whether x and y are a corner or the centre (YOLO).",
+    "Multiply by width and height of the image, after finding out whether x and y are a corner or the center (YOLO).",
 )
 
 # Of random XYWH boxes, half have a width below x, or a height below y: ten that have neither are no chance.
@@ -25,7 +25,7 @@ _TOLERANCE = 1.0  # pixel
 
 
 def check_box_format(table, found):
-    """Recognise XYXY in pixels and fractions of the image's sides.
+    """Recognize XYXY in pixels and fractions of the image's sides.
 
     Args:
         table (Table): all annotations.

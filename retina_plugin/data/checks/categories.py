@@ -18,7 +18,7 @@ CATEGORY_NAME = declare(
     "Two classes of one name: AP is printed for one of them, and their objects compete.",
     "Rename or merge them.",
 )
-NO_NAME = declare("category-name-empty", WARNING, "The class has no name in tables and pictures.", "Name it.")
+NO_NAME = declare("category-name-empty", WARNING, "The class has no name in tables and images.", "Name it.")
 NO_BOXES = declare(
     "category-empty",
     WARNING,

@@ -116,7 +116,7 @@ def _as_xywh(box, mode):
 
 
 def _size_of_file(image):
-    try:  # Detectron2 takes the size of the picture itself where a dict has none
+    try:  # Detectron2 takes the size of the image itself where a dict has none
         height, width = read_image(image["file_name"]).shape[:2]
     except (KeyError, OSError, ValueError):
         return {}

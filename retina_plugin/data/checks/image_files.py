@@ -1,4 +1,4 @@
-"""Looking into image files: size, orientation, colours, and whether they decode to their end."""
+"""Looking into image files: size, orientation, colors, and whether they decode to their end."""
 
 import contextlib
 import io
@@ -141,7 +141,7 @@ def _unseen_damage(image_format, file):
     """What is wrong with a file that decodes without a word, or None."""
     data = file.getvalue()
     if image_format == "JPEG":
-        # A download that reserved its space first: the decoder paints the rest grey.
+        # A download that reserved its space first: the decoder paints the rest gray.
         end = data.rstrip(b"\0")
         if len(data) - len(end) >= 16 and not end.endswith(b"\xff\xd9"):
             return f"its last {len(data) - len(end)} bytes are zeros: it was not written to its end"

@@ -28,7 +28,7 @@ TRUNCATED = declare("image-truncated", ERROR, _STOPS, "Copy or download it again
 DAMAGED = declare(
     "image-damaged",
     ERROR,
-    "Training takes another image instead, or sees noise or grey in a part of it.",
+    "Training takes another image instead, or sees noise or gray in a part of it.",
     "Copy or download it again. --fix removes the entry.",
 )
 UNREADABLE = declare(
@@ -85,9 +85,9 @@ TRANSPARENT = declare(
     "Flatten the image on the background it is meant for.",
 )
 COLOURS = declare(
-    "image-colours",
+    "image-colors",
     NOTE,
-    "Detectron2 converts the image to three channels of 8 bits: fine for grey, palettes and opaque RGBA; CMYK is "
+    "Detectron2 converts the image to three channels of 8 bits: fine for gray, palettes and opaque RGBA; CMYK is "
     "converted without its profile.",
     "Nothing, if test images are of the same kind.",
 )
@@ -130,7 +130,7 @@ def check_images(images, data, cfg, files, found):
             found.add(_KINDS[file.problem], file.detail, image)
         else:
             _check_size(image, file, found)
-            _check_colours(image, file, cfg, found)
+            _check_colors(image, file, cfg, found)
 
 
 def _check_path(image, found):
@@ -172,7 +172,7 @@ def _check_size(image, file, found):
         found.add(SIZE, f"{_size(expected)} in the JSON, {_size(turned)} in the file{by_exif}{swapped}", image)
 
 
-def _check_colours(image, file, cfg, found):
+def _check_colors(image, file, cfg, found):
     if file.mode.startswith(("I", "F")):
         found.add(DEEP, f"mode {file.mode}", image)
     elif file.transparent:
@@ -220,4 +220,3 @@ def spelt_otherwise(image, data):
 
 def _folded(name):
     return unicodedata.normalize("NFC", name).casefold()
-

@@ -7,7 +7,7 @@ import textwrap
 
 from tabulate import tabulate
 
-from retina_plugin.checkpoint.writing import write_whole
+from retina_plugin.core.files import atomic_write
 
 from .findings import ERROR, NOTE, WARNING
 
@@ -58,7 +58,7 @@ def write_report(found, path):
         text = io.StringIO()
         csv.writer(text).writerows([_COLUMNS, *rows])
         text = text.getvalue()
-    write_whole(str(path), lambda file: file.write(text.encode()))
+    atomic_write(str(path), lambda file: file.write(text.encode()))
 
 
 def check_report_name(path):

@@ -29,7 +29,7 @@ class BestValue:
         self.value = None
         self.iteration = None
 
-    def is_worse_than(self, value):
+    def improves(self, value):
         """Whether ``value`` is better than the best so far."""
         if value is None or not math.isfinite(value):
             return False
@@ -40,7 +40,7 @@ class BestValue:
 
     def update(self, value, iteration):
         """Take a value in if it is better; returns whether it was."""
-        better = self.is_worse_than(value)
+        better = self.improves(value)
         if better:
             self.value, self.iteration = value, iteration
         return better

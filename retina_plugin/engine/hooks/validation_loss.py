@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from retina_plugin.config import ConfigError
+from retina_plugin.core.errors import ConfigError
 from retina_plugin.modeling.precision import autocast
 
 
@@ -27,7 +27,7 @@ class ValidationLoss:
     would: each of those is divided by the positives of its batch, or by a moving average. Images come as in evaluation,
     one at a time and without augmentation; boxes of crowds are left out, as in training; images without boxes count.
 
-    Normalisation layers and dropout are as in inference, the precision is that of training. Parameters, buffers,
+    Normalization layers and dropout are as in inference, the precision is that of training. Parameters, buffers,
     gradients, random numbers and what is logged of a step stay as they are.
     """
 
@@ -94,7 +94,7 @@ def _labelled_loader(cfg, name):
 
 
 class _CountPositives(nn.Module):
-    """A loss normaliser that divides by 1 and remembers the count."""
+    """A loss normalizer that divides by 1 and remembers the count."""
 
     def forward(self, num_positives):
         self.last = num_positives

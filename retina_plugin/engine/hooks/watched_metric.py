@@ -7,7 +7,8 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from retina_plugin.checkpoint import CheckpointError, read_checkpoint
-from retina_plugin.config import ConfigError, did_you_mean
+from retina_plugin.core.errors import ConfigError
+from retina_plugin.core.text import did_you_mean
 from retina_plugin.engine.hooks.best_value import BestValue
 
 BEST = "model_best"
@@ -165,9 +166,9 @@ class WatchedMetric(HookBase):
         state = comm.all_gather(self._state_of_best_file() if comm.is_main_process() else None)[0]
         if state is None or (state["metric"], state["mode"]) != (self.metric, self.best.mode):
             return
-        if self.best.is_worse_than(state["best"]["value"]):
+        if self.best.improves(state["best"]["value"]):
             self.best.load_state_dict(state["best"])
-        if self.reference.is_worse_than(state["reference"]["value"]):
+        if self.reference.improves(state["reference"]["value"]):
             self.reference.load_state_dict(state["reference"])
 
     def _state_of_best_file(self):

@@ -408,27 +408,27 @@ def transparent_pixels(s):
     image = s.some("images")
     image["file_name"] += ".png"
     s.draw(image, mode="RGBA")
-    with Image.open(s.path(image)) as picture:
-        picture.putpixel((3, 3), (9, 9, 9, 100))
-        picture.save(s.path(image))
+    with Image.open(s.path(image)) as image:
+        image.putpixel((3, 3), (9, 9, 9, 100))
+        image.save(s.path(image))
     return [("image-transparent", image, None)]
 
 
-def _colours(name, mode, suffix):
+def _colors(name, mode, suffix):
     def flaw(s):
         image = s.some("images")
         image["file_name"] += suffix
         s.draw(image, mode=mode)
-        return [("image-colours", image, None)]
+        return [("image-colors", image, None)]
 
     flaw.__name__ = name
-    case(left=("image-colours",))(flaw)
+    case(left=("image-colors",))(flaw)
 
 
-_colours("grey", "L", ".jpg")
-_colours("palette", "P", ".png")
-_colours("opaque_rgba", "RGBA", ".png")
-_colours("cmyk", "CMYK", ".jpg")
+_colors("gray", "L", ".jpg")
+_colors("palette", "P", ".png")
+_colors("opaque_rgba", "RGBA", ".png")
+_colors("cmyk", "CMYK", ".jpg")
 
 
 def _long(name, kind, width, stops):

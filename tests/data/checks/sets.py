@@ -19,7 +19,7 @@ class RandomSet:
 
     def __init__(self, folder, seed):
         self.rng = np.random.default_rng(seed)
-        self.folder, self.image_root, self.json_file = folder, folder / "pictures", folder / "set.json"
+        self.folder, self.image_root, self.json_file = folder, folder / "images", folder / "set.json"
         self.image_root.mkdir()
         images, annotations = [], []
         for i in range(1, int(self.rng.integers(14, 18))):

@@ -1,4 +1,4 @@
-"""XYXY and fractions are recognised, and COCO's own boxes never taken for them."""
+"""XYXY and fractions are recognized, and COCO's own boxes never taken for them."""
 
 import json
 
@@ -16,7 +16,7 @@ def _table(boxes, sizes):
     return Table(annotations, images, boxes, sizes.astype(float), np.zeros(len(boxes), dtype=bool))
 
 
-def _recognised(boxes, sizes):
+def _recognized(boxes, sizes):
     found = checks.Findings()
     check_box_format(_table(boxes, sizes), found)
     return [kind.name for kind in found.by_kind()]
@@ -43,34 +43,34 @@ def test_boxes_as_coco_has_them_are_taken_as_they_are(boxes):
     for number in (1, 2, 5, 9, 10, 12, 20, 1000):
         for largest in (0.05, 0.3, 1.0):
             for _ in range(20):
-                assert _recognised(*boxes(number, largest)) == []
+                assert _recognized(*boxes(number, largest)) == []
 
 
-def test_corners_are_recognised_whatever_the_size_of_the_boxes(boxes):
+def test_corners_are_recognized_whatever_the_size_of_the_boxes(boxes):
     for number in (40, 1000):
         for largest in (0.05, 0.3, 0.9):
             drawn, sizes = boxes(number, largest)
-            assert _recognised(_corners(drawn), sizes) == ["boxes-xyxy"]
+            assert _recognized(_corners(drawn), sizes) == ["boxes-xyxy"]
 
 
-def test_corners_with_a_few_slips_are_recognised(boxes):
+def test_corners_with_a_few_slips_are_recognized(boxes):
     drawn, sizes = boxes(1000, 0.3)
     corners = _corners(drawn)
     corners[:5, 2:] = 0
-    assert _recognised(corners, sizes) == ["boxes-xyxy"]
+    assert _recognized(corners, sizes) == ["boxes-xyxy"]
 
 
 def test_sides_among_which_many_are_wrong_are_no_corners(boxes):
     drawn, sizes = boxes(1000)
     drawn[:300, :2] += 0.6 * sizes[:300]
-    assert _recognised(drawn, sizes) == []
+    assert _recognized(drawn, sizes) == []
 
 
-def test_fractions_are_recognised_and_unit_boxes_of_whole_pixels_are_none(boxes):
+def test_fractions_are_recognized_and_unit_boxes_of_whole_pixels_are_none(boxes):
     drawn, sizes = boxes(50)
-    assert _recognised(drawn / np.tile(sizes, 2), sizes) == ["boxes-fractions"]
-    assert _recognised(_corners(drawn) / np.tile(sizes, 2), sizes) == ["boxes-fractions"]
-    assert _recognised(np.tile([[0.0, 0.0, 1.0, 1.0]], (50, 1)), sizes) == []
+    assert _recognized(drawn / np.tile(sizes, 2), sizes) == ["boxes-fractions"]
+    assert _recognized(_corners(drawn) / np.tile(sizes, 2), sizes) == ["boxes-fractions"]
+    assert _recognized(np.tile([[0.0, 0.0, 1.0, 1.0]], (50, 1)), sizes) == []
 
 
 def test_the_corrected_copy_of_corners_has_the_original_boxes_and_areas(random_set, cfg):

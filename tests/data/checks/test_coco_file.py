@@ -60,7 +60,7 @@ def test_a_missing_file_is_named(random_set):
 
 
 def test_a_cut_is_told_from_a_slip_wherever_it_is(random_set):
-    random_set.coco["info"]["description"] = "Zürich, \\ \"quoted\" {[ true"
+    random_set.coco["info"]["description"] = 'Zürich, \\ "quoted" {[ true'
     text = json.dumps(random_set.coco, ensure_ascii=False, indent=1)
     data = text.encode()
     within_the_letter = data.index("ü".encode()) + 1
@@ -82,7 +82,7 @@ def test_the_place_of_a_slip_is_its_byte(random_set):
 
 
 def test_a_byte_order_mark_and_nan_do_not_keep_the_rest_from_being_read(random_set):
-    random_set.coco["info"]["version"] = [float("nan"), "NaN", "a \\\" NaN", -float("inf")]
+    random_set.coco["info"]["version"] = [float("nan"), "NaN", 'a \\" NaN', -float("inf")]
     random_set.write(b"\xef\xbb\xbf" + _text(random_set).encode())
     found = checks.Findings()
     coco = read_coco(str(random_set.json_file), found)

@@ -29,7 +29,7 @@ def test_size_and_orientation_are_those_of_detectron2s_image(orientation, random
         assert look_into(path, decode=decode).turned_size == (width, height)
 
 
-def test_headers_tell_sizes_and_colours_and_not_damage(random_set):
+def test_headers_tell_sizes_and_colors_and_not_damage(random_set):
     image = random_set.some("images")
     path = random_set.draw(image, mode="L")
     path.write_bytes(path.read_bytes()[:-200])

@@ -15,7 +15,7 @@ CATEGORIES = [{"id": i, "name": name} for i, name in ((3, "cat"), (7, "dog"), (9
 
 
 def write_pets(folder):
-    """Five pictures: the first has no box, the second a crowd and a box."""
+    """Five images: the first has no box, the second a crowd and a box."""
     json_file, images = write_coco(folder, "pets", 5, CATEGORIES)
     coco = json.loads(json_file.read_text())
     coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] != 1]

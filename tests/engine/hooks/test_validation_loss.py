@@ -22,7 +22,7 @@ from .conftest import small_cfg
 def make_model(cfg):
     model = build_model(cfg)
     for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # statistics that are not those of the pictures
+        if isinstance(module, torch.nn.BatchNorm2d):  # statistics that are not those of the images
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
     torch.nn.init.normal_(model.head.cls_score.weight, std=0.1)

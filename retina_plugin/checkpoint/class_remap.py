@@ -1,0 +1,100 @@
+"""Fine-tuning to other classes: rows of the classification layer go with the names of their classes.
+
+Shapes: A anchors a cell; K classes of the model, K' of the file. The layer's output channels ("rows") are anchor-major:
+row a * K + k is class k of anchor a.
+"""
+
+from dataclasses import dataclass
+
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from torch import nn
+
+from retina_plugin.core.errors import CheckpointError
+
+LAYER = "head.cls_score"
+COCO_NAMES = tuple(category["name"] for category in COCO_CATEGORIES if category["isthing"])
+
+
+@dataclass(frozen=True)
+class ClassLayer:
+    """The layer that has rows for classes: its parameters' keys, A and K."""
+
+    keys: tuple
+    num_anchors: int
+    num_classes: int
+
+
+def class_layer(model):
+    """The :class:`ClassLayer` of a RetinaNet, this plugin's or Detectron2's own. None for other models."""
+    try:
+        layer = model.get_submodule(LAYER)
+    except AttributeError:
+        return None
+    num_classes = getattr(model, "num_classes", None)
+    if not isinstance(layer, nn.Conv2d) or not isinstance(num_classes, int) or layer.out_channels % num_classes:
+        return None
+    keys = tuple(f"{LAYER}.{name}" for name, _ in layer.named_parameters(recurse=False))
+    return ClassLayer(keys, layer.out_channels // num_classes, num_classes)
+
+
+def names_in_file(checkpoint, weights, layer):
+    """The names of the classes that a checkpoint was trained on.
+
+    Args:
+        checkpoint (dict): whose ``class_names`` :class:`RetinaCheckpointer` wrote.
+        weights (dict): name -> tensor, in the model's names.
+        layer (ClassLayer): of the model, or None.
+
+    Returns:
+        tuple[str]: those written; COCO's for a model-zoo file of 80 classes; None where nothing tells.
+
+    Raises:
+        CheckpointError: what is written is no list of names.
+    """
+    names = checkpoint.get("class_names")
+    if names is not None:
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise CheckpointError(f"its class_names are no list of names, but {str(names)[:80]}")
+        return tuple(names)
+    if layer is None or layer.keys[0] not in weights:
+        return None
+    rows = len(weights[layer.keys[0]])
+    of_zoo = "__author__" in checkpoint and not checkpoint.get("matching_heuristics", False)
+    return COCO_NAMES if of_zoo and rows == layer.num_anchors * len(COCO_NAMES) else None
+
+
+def row_sources(file_names, model_names, num_file_classes, num_classes):
+    """For each class of the model, the class of the file whose rows it takes, or None.
+
+    By name where both sides have names. Where one has none, all rows are taken if the counts agree, and none if they
+    do not: the order of the classes would be a guess.
+
+    Returns:
+        list of K indices into the K' classes of the file.
+    """
+    if file_names is not None and model_names is not None:
+        if tuple(file_names) == tuple(model_names):  # also where a name comes twice
+            return list(range(num_classes))
+        index = {name: i for i, name in reversed(list(enumerate(file_names)))}
+        return [index.get(name) for name in model_names]
+    return list(range(num_classes)) if num_file_classes == num_classes else [None] * num_classes
+
+
+def take_rows(fresh, loaded, sources, num_anchors):
+    """Copy rows of classes, for all anchors.
+
+    Args:
+        fresh: (A * K, ...) weight or bias of the model as it was initialized.
+        loaded: (A * K', ...) of the file.
+        sources: K indices into the K' classes, None for a class that keeps its fresh rows.
+        num_anchors: A.
+
+    Returns:
+        (A * K, ...), a new tensor.
+    """
+    fresh, loaded = fresh.unflatten(0, (num_anchors, -1)), loaded.unflatten(0, (num_anchors, -1))
+    classes = [k for k, source in enumerate(sources) if source is not None]
+    taken = [source for source in sources if source is not None]
+    rows = fresh.clone()
+    rows[:, classes] = loaded[:, taken].to(rows)
+    return rows.flatten(0, 1)

@@ -1,0 +1,77 @@
+"""Files that are written whole or not at all, and what a file is by its first bytes."""
+
+import contextlib
+import os
+import re
+from collections.abc import Callable
+from typing import IO
+
+UNFINISHED_SUFFIX = ".unfinished"
+
+_OTHER_KINDS = {
+    b"version https://git-lfs": "a git-lfs pointer: run `git lfs pull` where it came from",
+    b"\x1f\x8b": "a gzip archive: unpack it",
+    b"BZh": "a bzip2 archive: unpack it",
+    b"\xfd7zXZ\x00": "an xz archive: unpack it",
+}
+_MARKUP = re.compile(rb"\s*<(!doctype|html|head|body|\?xml)", re.IGNORECASE)
+
+
+def atomic_write(path: str | os.PathLike, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file in one step: a reader, also after a crash, sees the old file or all of the new one.
+
+    A process that is killed leaves the file with the suffix ``.unfinished``, which nothing reads.
+
+    Args:
+        path: the file.
+        write: called with the open binary file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path = os.fspath(path)
+    unfinished = path + UNFINISHED_SUFFIX
+    try:
+        with open(unfinished, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())  # before the rename: a power cut could otherwise leave the name without the data
+        os.replace(unfinished, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(unfinished)
+        raise
+    _sync_folder(os.path.dirname(path) or ".")
+
+
+def atomic_write_text(path: str | os.PathLike, text: str) -> None:
+    """:func:`atomic_write` for text in UTF-8."""
+    atomic_write(path, lambda file: file.write(text.encode()))
+
+
+def identify_file(head: bytes) -> str | None:
+    """What a file is whose first bytes are no data of ours.
+
+    Args:
+        head: its first bytes; 64 are enough.
+
+    Returns:
+        A noun phrase and, where there is a remedy, a colon and the remedy; None for all other files.
+    """
+    if not head:
+        return "empty (0 bytes)"
+    if not head.strip(b"\0"):
+        return "a file that begins with zeros: it was not written to its end"
+    for beginning, kind in _OTHER_KINDS.items():
+        if head.startswith(beginning):
+            return kind
+    return "a web page or XML" if _MARKUP.match(head) else None
+
+
+def _sync_folder(folder: str) -> None:
+    with contextlib.suppress(OSError):  # not every system opens folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

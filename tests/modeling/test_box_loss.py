@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.config import get_cfg
 
-from retina_plugin.modeling import BoxRegressionLoss
+from retina_plugin import add_retina_config
+from retina_plugin.modeling import BoxRegressionLoss, DeltaXYWHCoder, build_box_loss
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
@@ -48,9 +49,7 @@ ALL = torch.ones(1, 50, dtype=torch.bool)
 
 
 def make_loss(loss_type, beta=0.0):
-    return BoxRegressionLoss(
-        box2box_transform=Box2BoxTransform(weights=WEIGHTS), loss_type=loss_type, smooth_l1_beta=beta
-    )
+    return BoxRegressionLoss(box_coder=DeltaXYWHCoder(WEIGHTS), loss_type=loss_type, smooth_l1_beta=beta)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1, 1.0])
@@ -87,18 +86,56 @@ def test_anchors_that_are_not_positive_add_exactly_nothing(loss_type, share):
     assert (deltas.grad[~positive] == 0).all() and (deltas.grad[positive] != 0).any(dim=-1).all()
 
 
-def test_encodes_exactly_as_detectron2():
-    anchors, boxes = random_boxes(500), random_boxes(500)
-    expected = Box2BoxTransform(weights=WEIGHTS).get_deltas(anchors, boxes)
-    assert torch.equal(make_loss("smooth_l1").encode(boxes, anchors), expected)
-
-
 def test_half_precision_is_computed_in_float32():
     anchors, boxes, deltas = random_boxes(50), random_boxes(50), torch.randn(50, 4).bfloat16()
     loss = make_loss("smooth_l1")(deltas[None], anchors, boxes[None], ALL)
     assert loss.dtype == torch.float32
     expected = np.abs(deltas.double().numpy() - encode(anchors, boxes)).sum()
     assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+class SidesCoder:
+    """Distances of the sides from the anchor's center in units of 16 pixels: an anchor itself is not encoded as 0."""
+
+    signs = torch.tensor([-1.0, -1.0, 1.0, 1.0])
+
+    def encode(self, boxes, anchors):
+        return (boxes - self.center(anchors)) * self.signs / 16
+
+    def decode(self, deltas, anchors):
+        return self.center(anchors) + deltas * 16 * self.signs
+
+    def center(self, anchors):
+        return ((anchors[..., :2] + anchors[..., 2:]) / 2).repeat(*[1] * (anchors.dim() - 1), 2)
+
+
+@pytest.mark.parametrize("loss_type", ["smooth_l1", "giou", "diou", "ciou"])
+def test_a_foreign_box_coder(loss_type):
+    anchors, boxes, predicted = random_boxes(50), random_boxes(50), random_boxes(50)
+    positive = torch.rand(1, 50) < 0.5
+    center = (anchors[:, :2] + anchors[:, 2:]) / 2
+    deltas = torch.cat([center - predicted[:, :2], predicted[:, 2:] - center], dim=1) / 16
+    if loss_type == "smooth_l1":
+        each = ((predicted - boxes) / 16).abs().sum(dim=1).tolist()
+    else:
+        each = [iou_losses(p, b)[loss_type] for p, b in zip(predicted.tolist(), boxes.tolist())]
+    expected = sum(value for value, counted in zip(each, positive[0].tolist()) if counted)
+    deltas.requires_grad_()
+    loss = BoxRegressionLoss(box_coder=SidesCoder(), loss_type=loss_type)(deltas[None], anchors, boxes[None], positive)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    assert (deltas.grad[~positive[0]] == 0).all() and (deltas.grad[positive[0]] != 0).any(dim=1).all()
+
+
+@pytest.mark.parametrize("loss_type", ["smooth_l1", "giou", "diou", "ciou"])
+def test_the_key_chooses_the_loss(loss_type):
+    cfg, coder = get_cfg(), SidesCoder()
+    add_retina_config(cfg)
+    cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE = loss_type
+    cfg.MODEL.RETINANET.SMOOTH_L1_LOSS_BETA = 0.25
+    loss = build_box_loss(cfg, coder)
+    assert loss.loss_type == loss_type and loss.box_coder is coder
+    assert loss_type != "smooth_l1" or loss.smooth_l1_beta == 0.25
 
 
 def test_impossible_settings_are_refused():

@@ -1,19 +1,22 @@
-"""From predictions to detections (section 4.1, "Inference").
+"""Predictions to detections (section 4.1, "Inference").
 
-N images, L levels, A anchors a cell, Rl anchors of a level, K classes.
+N images, L levels of Hl x Wl cells, A anchors a cell, Rl = Hl * Wl * A anchors of a level, K classes.
 """
 
-import torch
-from detectron2.config import configurable
-from detectron2.layers import batched_nms
-from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.structures import Boxes, Instances
+from collections.abc import Sequence
 
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import batched_nms
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from retina_plugin.modeling.box_coder import BoxCoder
 from retina_plugin.modeling.inference.candidates import top_candidates, unravel
 
 
 class Postprocessor:
-    """Score threshold and top k of every level, box decoding, class-wise NMS, the best detections.
+    """Applies score threshold and top k to every level, decodes boxes, and keeps the best after class-wise NMS.
 
     A candidate is a pair of anchor and class: one anchor can give detections of several classes.
     """
@@ -22,23 +25,23 @@ class Postprocessor:
     def __init__(
         self,
         *,
-        box2box_transform,
-        score_thresh=0.05,
-        topk_candidates=1000,
-        nms_thresh=0.5,
-        max_detections_per_image=100,
-        clip_before_nms=False,
-    ):
+        box_coder: BoxCoder,
+        score_thresh: float = 0.05,
+        topk_candidates: int = 1000,
+        nms_thresh: float = 0.5,
+        max_detections_per_image: int = 100,
+        clip_before_nms: bool = False,
+    ) -> None:
         """
         Args:
-            box2box_transform: Detectron2's ``Box2BoxTransform``.
-            score_thresh: candidates score above it.
-            topk_candidates: the most candidates of a level.
-            nms_thresh: of two boxes of a class with a higher IoU, the one with the lower score goes.
-            max_detections_per_image: the most detections of an image, over all levels and classes.
-            clip_before_nms: cut boxes at the borders of the image before NMS compares them, not only afterwards.
+            box_coder: the box coder that the deltas were trained with.
+            score_thresh: candidates have a higher score.
+            topk_candidates: maximum number of candidates of a level.
+            nms_thresh: IoU above which NMS removes the box with the lower score, within a class.
+            max_detections_per_image: maximum number of detections over all levels and classes.
+            clip_before_nms: clip boxes to the image before NMS as well, not only afterwards.
         """
-        self.box2box_transform = box2box_transform
+        self.box_coder = box_coder
         self.score_thresh = score_thresh
         self.topk_candidates = topk_candidates
         self.nms_thresh = nms_thresh
@@ -46,9 +49,9 @@ class Postprocessor:
         self.clip_before_nms = clip_before_nms
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode, box_coder: BoxCoder) -> dict[str, object]:
         return {
-            "box2box_transform": Box2BoxTransform(weights=cfg.MODEL.RETINANET.BBOX_REG_WEIGHTS),
+            "box_coder": box_coder,
             "score_thresh": cfg.MODEL.RETINANET.SCORE_THRESH_TEST,
             "topk_candidates": cfg.MODEL.RETINANET.TOPK_CANDIDATES_TEST,
             "nms_thresh": cfg.MODEL.RETINANET.NMS_THRESH_TEST,
@@ -56,18 +59,23 @@ class Postprocessor:
             "clip_before_nms": cfg.MODEL.RETINANET.CLIP_BOXES_BEFORE_NMS,
         }
 
-    def __call__(self, anchors, logits, deltas, image_sizes):
-        """
+    def __call__(
+        self,
+        anchors: Sequence[Boxes],
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        image_sizes: Sequence[tuple[int, int]],
+    ) -> list[Instances]:
+        """Detect the objects of N images.
+
         Args:
-            anchors: list of L ``Boxes``, Rl anchors each.
-            logits: list of L float tensors (N, Hl, Wl, A, K).
-            deltas: list of L float tensors (N, Hl, Wl, A, 4). Scores and boxes are computed in float32, also of
-                logits and deltas in half precision.
+            anchors: L ``Boxes`` of Rl anchors.
+            logits: L float tensors (N, Hl, Wl, A, K); scores of half precision are computed in float32.
+            deltas: L float tensors (N, Hl, Wl, A, 4); decoded in the anchors' precision.
             image_sizes: N pairs (height, width) of the unpadded images, in pixels.
 
         Returns:
-            list of N ``Instances`` with ``pred_boxes`` (XYXY in pixels of the network's input, not clipped unless
-            ``clip_before_nms``),
+            For each image, ``pred_boxes`` (XYXY in pixels of the network's input, clipped only if ``clip_before_nms``),
             ``scores`` (descending) and ``pred_classes``.
         """
         return [
@@ -75,12 +83,14 @@ class Postprocessor:
             for i, size in enumerate(image_sizes)
         ]
 
-    def _detect(self, anchors, logits, deltas, image_size):
-        levels = [self._candidates(a, x, d) for a, x, d in zip(anchors, logits, deltas)]
-        scores, classes, deltas, anchors = (torch.cat(parts) for parts in zip(*levels))
+    def _detect(
+        self, anchors: Sequence[Boxes], logits: list[Tensor], deltas: list[Tensor], image_size: tuple[int, int]
+    ) -> Instances:
+        levels = [self._candidates(*level) for level in zip(anchors, logits, deltas)]
+        scores, classes, all_deltas, all_anchors = (torch.cat(parts) for parts in zip(*levels))
         candidates = Instances(
             image_size,
-            pred_boxes=Boxes(self.box2box_transform.apply_deltas(deltas, anchors)),
+            pred_boxes=Boxes(self.box_coder.decode(all_deltas.to(all_anchors.dtype), all_anchors)),
             scores=scores.float(),
             pred_classes=classes,
         )
@@ -89,7 +99,8 @@ class Postprocessor:
         keep = batched_nms(candidates.pred_boxes.tensor, candidates.scores, classes, self.nms_thresh)
         return candidates[keep[: self.max_detections_per_image]]
 
-    def _candidates(self, anchors, logits, deltas):
+    def _candidates(self, anchors: Boxes, logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Scores (C,), classes (C,), deltas (C, 4) and anchors (C, 4) of the candidates of a level."""
         scores, index = top_candidates(logits, self.score_thresh, self.topk_candidates)
         h, w, a, classes = unravel(index, logits.shape)
         return scores, classes, deltas[h, w, a], anchors.tensor[index // logits.shape[-1]]

@@ -9,7 +9,7 @@ from detectron2.structures import Boxes
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from retina_plugin.modeling import Postprocessor
+from retina_plugin.modeling import DeltaXYWHCoder, Postprocessor
 from retina_plugin.modeling.head import per_anchor
 from retina_plugin.modeling.inference import candidates
 
@@ -85,7 +85,7 @@ def compare_with_slow_restatement(settings):
         logits.append(torch.randn(num_images, h, w, num_anchors, num_classes) * 2)
         deltas.append(torch.randn(num_images, h, w, num_anchors, 4) * 0.2)
     postprocess = Postprocessor(
-        box2box_transform=Box2BoxTransform(weights=WEIGHTS),
+        box_coder=DeltaXYWHCoder(WEIGHTS),
         score_thresh=settings["score_thresh"],
         topk_candidates=settings["topk"],
         nms_thresh=settings["nms_thresh"],
@@ -146,7 +146,7 @@ def test_equals_the_plain_way_bit_by_bit(topk, score_thresh, memory_format, dtyp
     cells = [(8, 16), (8, 8), (4, 4)]
     anchors, logits, deltas = make_predictions(cells, MEMORY_FORMATS[memory_format], dtype=dtype)
     postprocess = Postprocessor(
-        box2box_transform=Box2BoxTransform(weights=WEIGHTS),
+        box_coder=DeltaXYWHCoder(WEIGHTS),
         score_thresh=score_thresh,
         topk_candidates=topk,
         nms_thresh=0.5,
@@ -184,9 +184,7 @@ class LargestAllocation(TorchDispatchMode):
 @pytest.mark.parametrize("score_thresh", [0.0, 0.05])
 def test_makes_no_tensor_of_the_size_of_the_logits(score_thresh, memory_format):
     anchors, logits, deltas = make_predictions([(64, 96)], MEMORY_FORMATS[memory_format], num_images=1)
-    postprocess = Postprocessor(
-        box2box_transform=Box2BoxTransform(weights=WEIGHTS), score_thresh=score_thresh, topk_candidates=100
-    )
+    postprocess = Postprocessor(box_coder=DeltaXYWHCoder(WEIGHTS), score_thresh=score_thresh, topk_candidates=100)
     with LargestAllocation(*logits, *deltas) as largest:
         postprocess(anchors, logits, deltas, [(100, 150)])
     assert 0 < largest.nbytes < min(logits[0].numel(), deltas[0].nbytes)  # not even one byte a logit
@@ -196,19 +194,17 @@ def test_makes_no_tensor_of_the_size_of_the_logits_where_all_are_equal(monkeypat
     monkeypatch.setattr(candidates, "SEARCHED_AT_ONCE", 2**12)
     anchors, logits, deltas = make_predictions([(64, 96)], torch.contiguous_format, num_images=1)
     logits[0].fill_(0.5)
-    postprocess = Postprocessor(box2box_transform=Box2BoxTransform(weights=WEIGHTS), topk_candidates=100)
+    postprocess = Postprocessor(box_coder=DeltaXYWHCoder(WEIGHTS), topk_candidates=100)
     with LargestAllocation(*logits, *deltas) as largest:
         postprocess(anchors, logits, deltas, [(100, 150)])
     assert 0 < largest.nbytes < logits[0].numel()
 
 
 @pytest.mark.parametrize("clip_before_nms, kept", [(False, [0, 1]), (True, [0])])
-def test_boxes_that_overlap_within_the_picture_alone(clip_before_nms, kept):
+def test_boxes_that_overlap_within_the_image_alone(clip_before_nms, kept):
     """Both reach from x = 60 to the border at 100: the same box once they end there, with an IoU of 40 / 180 before."""
     boxes = torch.tensor([[60.0, 0.0, 100.0, 100.0], [60.0, 0.0, 240.0, 100.0]])
-    postprocess = Postprocessor(
-        box2box_transform=Box2BoxTransform(weights=WEIGHTS), clip_before_nms=clip_before_nms, nms_thresh=0.5
-    )
+    postprocess = Postprocessor(box_coder=DeltaXYWHCoder(WEIGHTS), clip_before_nms=clip_before_nms, nms_thresh=0.5)
     logits = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2, 1)
     (found,) = postprocess([Boxes(boxes)], [logits], [torch.zeros(1, 1, 1, 2, 4)], [(100, 100)])
     assert torch.equal(found.scores, logits.flatten().sigmoid()[kept])

@@ -77,7 +77,7 @@ def count_anchors(config_file, opts):
         cells = [[-(-record[side] // s) for side in ("height", "width")] for s in STRIDES]
         anchors = Boxes.cat(generator([torch.zeros(1, 1, *cell) for cell in cells]))
         boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in record["annotations"]]
-        _, labels = matcher(anchors, Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)))
+        _, labels = matcher.match(anchors, Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)))
         counts += torch.stack([(labels == kind).sum() for kind in (1, -1, 0)])
     return dict(zip(("positive", "ignored", "negative"), counts.tolist()))
 

@@ -3,7 +3,6 @@
 import math
 import random
 import weakref
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from retina_plugin.modeling import AnchorMatcher, FocalRetinaNet
+from retina_plugin.modeling import AnchorMatcher
 from retina_plugin.modeling.assigners.anchor_grid import AnchorGrid
 
 THRESHOLDS = [
@@ -119,7 +118,7 @@ def dense_match(matcher, anchors, gt_boxes):
 def assert_match(matcher, anchors, gt_boxes, grid):
     expected_idxs, expected_labels = dense_match(matcher, anchors, gt_boxes)
     for way in (grid, None):
-        matched_idxs, labels = matcher(anchors, gt_boxes, way)
+        matched_idxs, labels = matcher.match(anchors, gt_boxes, way)
         assert matched_idxs.dtype == torch.int64 and labels.dtype == torch.int8
         np.testing.assert_array_equal(labels.numpy(), expected_labels)
         np.testing.assert_array_equal(matched_idxs.numpy(), expected_idxs)
@@ -132,7 +131,7 @@ def test_both_ways_match_as_the_iou_of_all_pairs(kind, thresholds, labels, low_q
     levels, num_cell_anchors = random.choice([random_anchors, irregular_anchors])()
     grid, anchors = AnchorGrid.find(levels, num_cell_anchors), Boxes.cat(levels)
     assert grid is not None
-    matcher = AnchorMatcher(thresholds=thresholds, labels=labels, allow_low_quality_matches=low_quality)
+    matcher = AnchorMatcher(num_classes=9, thresholds=thresholds, labels=labels, allow_low_quality_matches=low_quality)
     for count in (1, 25):
         assert_match(matcher, anchors, random_boxes(kind, anchors, max(count, 4))[-count:], grid)
     mixed = Boxes.cat([random_boxes(kind, anchors) for kind in KINDS])
@@ -147,7 +146,7 @@ def test_chunks_of_any_size_give_the_same(kind, monkeypatch):
         monkeypatch.setattr(AnchorGrid, "PAIRS_AT_ONCE", size)
         monkeypatch.setattr(AnchorGrid, "BOXES_AT_ONCE", size)
         monkeypatch.setattr(AnchorMatcher, "PAIRS_AT_ONCE", size * len(anchors))
-        assert_match(AnchorMatcher(), anchors, random_boxes(kind, anchors, 15), grid)
+        assert_match(AnchorMatcher(num_classes=9), anchors, random_boxes(kind, anchors, 15), grid)
 
 
 @pytest.mark.parametrize("with_best", [False, True])
@@ -214,29 +213,32 @@ def test_what_is_no_grid():
 def test_beside_the_cpu_the_host_waits_for_nothing(low_quality):
     """Meta tensors have no values that one could wait for."""
     anchors, boxes = torch.rand(500, 4, device="meta"), torch.rand(7, 4, device="meta")
-    matched_idxs, labels = AnchorMatcher(allow_low_quality_matches=low_quality)(Boxes(anchors), Boxes(boxes))
+    matched_idxs, labels = AnchorMatcher(num_classes=9, allow_low_quality_matches=low_quality).match(
+        Boxes(anchors), Boxes(boxes)
+    )
     assert matched_idxs.shape == labels.shape == (500,)
     assert matched_idxs.device.type == labels.device.type == "meta"
 
 
-@pytest.mark.parametrize("tells", [True, False])
-def test_labels_of_a_batch_whether_or_not_the_generator_tells_its_cell_anchors(tells):
+@pytest.mark.parametrize("is_known", [True, False])
+def test_targets_of_a_batch_with_and_without_known_cell_anchors(is_known):
     levels, num_cell_anchors = random_anchors()
     anchors = Boxes.cat(levels)
-    generator = SimpleNamespace(num_cell_anchors=num_cell_anchors) if tells else SimpleNamespace()
-    detector = SimpleNamespace(num_classes=9, anchor_matcher=AnchorMatcher(), anchor_generator=generator)
     batch = []
     for count in (20, 0, 5):
         boxes = random_boxes(random.choice(KINDS), anchors)[:count]
         batch.append(Instances((300, 300), gt_boxes=boxes, gt_classes=torch.randint(0, 9, (count,))))
-    labels, boxes = FocalRetinaNet.label_anchors(detector, levels, batch)
+    assigner = AnchorMatcher(num_classes=9)
+    targets = assigner(levels, batch, num_cell_anchors=num_cell_anchors if is_known else None)
+    labels, boxes = targets.labels, targets.boxes
     assert labels.shape == (3, len(anchors)) and labels.dtype == torch.int64
     assert boxes.shape == (3, len(anchors), 4) and boxes.dtype == torch.float32
+    assert targets.scores is None
     for image_labels, image_boxes, image in zip(labels, boxes, batch):
         if len(image) == 0:
             assert (image_labels == 9).all()
             continue
-        idxs, kinds = (torch.from_numpy(x) for x in dense_match(AnchorMatcher(), anchors, image.gt_boxes))
+        idxs, kinds = (torch.from_numpy(x) for x in dense_match(assigner, anchors, image.gt_boxes))
         expected = torch.where(kinds == 1, image.gt_classes[idxs], torch.where(kinds == 0, 9, -1))
         assert torch.equal(image_labels, expected)
         assert torch.equal(image_boxes[kinds == 1], image.gt_boxes.tensor[idxs[kinds == 1]])
@@ -246,7 +248,7 @@ def test_labels_of_a_batch_whether_or_not_the_generator_tells_its_cell_anchors(t
 @pytest.mark.parametrize("thresholds, labels", THRESHOLDS)
 def test_where_float32_underflows(thresholds, labels, low_quality):
     levels, num_cell_anchors = random.choice([random_anchors, irregular_anchors])()
-    matcher = AnchorMatcher(thresholds=thresholds, labels=labels, allow_low_quality_matches=low_quality)
+    matcher = AnchorMatcher(num_classes=9, thresholds=thresholds, labels=labels, allow_low_quality_matches=low_quality)
     # Areas down to the smallest numbers there are; and IoUs, of boxes that are larger by far.
     for exponent, enlarge in ((-75, 0), (-78, 0), (-80, 0), (-20, 72), (-20, 76)):
         small = [Boxes(level.tensor * 2.0**exponent) for level in levels]
@@ -308,6 +310,8 @@ def test_memory_of_a_thousand_boxes(scene):
     elif scene == "tiny":
         boxes = Boxes(boxes_at(torch.rand(1000, 2) * 800, 5 * torch.rand(1000, 2) + 1))
     with Memory() as memory:
-        AnchorMatcher(thresholds=[0.05], labels=[0, 1])(anchors, boxes, AnchorGrid.find(levels, num_cell_anchors))
+        AnchorMatcher(num_classes=9, thresholds=[0.05], labels=[0, 1]).match(
+            anchors, boxes, AnchorGrid.find(levels, num_cell_anchors)
+        )
     assert len(anchors) == 201600
     assert 4 * 201600 < memory.peak < 50e6

@@ -34,7 +34,7 @@ def match_pair_by_pair(anchors, gt_boxes, low_quality):
 @pytest.mark.parametrize("num_boxes", [1, 5, 40])
 def test_equals_a_loop_over_all_pairs(num_boxes, low_quality):
     anchors, gt_boxes = random_boxes(300), random_boxes(num_boxes)
-    idxs, labels = AnchorMatcher(allow_low_quality_matches=low_quality)(anchors, gt_boxes)
+    idxs, labels = AnchorMatcher(num_classes=9, allow_low_quality_matches=low_quality).match(anchors, gt_boxes)
     assert idxs.dtype == torch.int64 and labels.dtype == torch.int8
     expected_idxs, expected_labels = match_pair_by_pair(anchors, gt_boxes, low_quality)
     assert idxs.tolist() == expected_idxs
@@ -49,7 +49,7 @@ def test_equals_detectron2_where_every_box_is_touched(thresholds, labels):
     # Sides of at least one pixel stay positive, and the anchor below overlaps.
     gt_boxes = Boxes(anchors.tensor[torch.randperm(500)[:30]] + torch.randint(-1, 2, (30, 4)) / 4)
     iou = pairwise_iou(gt_boxes, anchors)
-    idxs, match_labels = AnchorMatcher(thresholds=thresholds, labels=labels)(anchors, gt_boxes)
+    idxs, match_labels = AnchorMatcher(num_classes=9, thresholds=thresholds, labels=labels).match(anchors, gt_boxes)
     their_idxs, their_labels = Matcher(thresholds, labels, allow_low_quality_matches=True)(iou)
     assert torch.equal(match_labels, their_labels)
     matched = (iou.amax(dim=0) >= thresholds[0]) | (their_labels == 1)
@@ -59,15 +59,20 @@ def test_equals_detectron2_where_every_box_is_touched(thresholds, labels):
 def test_thresholds_are_inclusive_from_below():
     gt_boxes = Boxes(torch.tensor([[0.0, 0.0, 10.0, 10.0]]))
     anchors = Boxes(torch.tensor([[0.0, 0.0, 10.0, h] for h in (10.0, 5.0, 4.9, 4.0, 3.9)]))
-    _, labels = AnchorMatcher()(anchors, gt_boxes)
+    _, labels = AnchorMatcher(num_classes=9).match(anchors, gt_boxes)
     assert labels.tolist() == [1, 1, -1, -1, 0]
 
 
 def test_low_quality_matches_with_ties():
     gt_boxes = Boxes(torch.tensor([[0.0, 0.0, 100.0, 100.0]]))
     anchors = Boxes(torch.tensor([[0.0, 0, 10, 10], [50.0, 50, 60, 60], [0.0, 0, 5, 5], [200.0, 0, 210, 10]]))
-    assert AnchorMatcher()(anchors, gt_boxes)[1].tolist() == [1, 1, 0, 0]
-    assert AnchorMatcher(allow_low_quality_matches=False)(anchors, gt_boxes)[1].tolist() == [0, 0, 0, 0]
+    assert AnchorMatcher(num_classes=9).match(anchors, gt_boxes)[1].tolist() == [1, 1, 0, 0]
+    assert AnchorMatcher(num_classes=9, allow_low_quality_matches=False).match(anchors, gt_boxes)[1].tolist() == [
+        0,
+        0,
+        0,
+        0,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -76,12 +81,12 @@ def test_low_quality_matches_with_ties():
 def test_a_box_that_no_anchor_touches_matches_nothing(box):
     """Outside every anchor, without area, inside out, not a number: no anchor becomes positive."""
     anchors = random_boxes(50)
-    _, labels = AnchorMatcher()(anchors, Boxes(torch.tensor([box])))
+    _, labels = AnchorMatcher(num_classes=9).match(anchors, Boxes(torch.tensor([box])))
     assert (labels == 0).all()
 
 
 def test_no_boxes_is_background():
-    idxs, labels = AnchorMatcher()(random_boxes(10), Boxes(torch.zeros(0, 4)))
+    idxs, labels = AnchorMatcher(num_classes=9).match(random_boxes(10), Boxes(torch.zeros(0, 4)))
     assert idxs.tolist() == [0] * 10 and labels.tolist() == [0] * 10
 
 
@@ -99,4 +104,4 @@ def test_no_boxes_is_background():
 )
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(ValueError, match="IOU_"):
-        AnchorMatcher(**bad)
+        AnchorMatcher(num_classes=9, **bad)

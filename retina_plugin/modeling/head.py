@@ -1,22 +1,52 @@
-"""The class and box subnets (section 4, "Classification Subnet", "Box Regression Subnet").
+"""The classification and box subnets (section 4, "Classification Subnet", "Box Regression Subnet").
 
-Two towers of the same shape and separate parameters, each shared by all levels. The registry takes
-heads with the same call: ``HEAD(cfg, input_shape)``, then ``head(features) -> logits, deltas``.
+N images, L levels of Hl x Wl cells, A anchors a cell, K classes.
 """
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
-from detectron2.config import configurable
-from detectron2.layers import CycleBatchNormList, get_norm
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import CycleBatchNormList, ShapeSpec, get_norm
 from detectron2.modeling.anchor_generator import build_anchor_generator
-from fvcore.common.registry import Registry
-from torch import nn
+from torch import Tensor, nn
 
-RETINANET_HEAD_REGISTRY = Registry("RETINANET_HEAD")
+from retina_plugin.config.registries import RETINANET_HEAD_REGISTRY
 
 
-def build_retinanet_head(cfg, input_shape):
-    """Build the head that ``cfg.MODEL.RETINANET.HEAD_NAME`` names for features of ``input_shape``."""
+class HeadOutput(NamedTuple):
+    """The predictions of all levels.
+
+    Attributes:
+        logits: list of L tensors (N, A * K, Hl, Wl), channels anchor-major.
+        deltas: list of L tensors (N, A * 4, Hl, Wl), the deltas of each anchor for the box coder.
+        extra: further predictions by name, for a project's own losses or post-processing.
+    """
+
+    logits: list[Tensor]
+    deltas: list[Tensor]
+    extra: Mapping[str, Any] = MappingProxyType({})
+
+
+class Head(Protocol):
+    """Predicts from the features of all levels: L tensors (N, C, Hl, Wl), from high to low resolution.
+
+    ``RETINANET_HEAD_REGISTRY`` has callables ``f(cfg, input_shape) -> Head`` (an ``nn.Module``), where input_shape is
+    a list of L ``ShapeSpec``; ``MODEL.RETINANET.HEAD_NAME`` names one. A pair (logits, deltas) can be returned as well.
+    """
+
+    def __call__(self, features: list[Tensor]) -> HeadOutput | tuple[list[Tensor], list[Tensor]]: ...
+
+
+def as_head_output(output: HeadOutput | tuple[list[Tensor], list[Tensor]]) -> HeadOutput:
+    """Convert what a :class:`Head` returned to a :class:`HeadOutput`."""
+    return HeadOutput(*output)
+
+
+def build_retinanet_head(cfg: CfgNode, input_shape: Sequence[ShapeSpec]) -> nn.Module:
+    """Build the head that ``MODEL.RETINANET.HEAD_NAME`` names for features of ``input_shape``."""
     return RETINANET_HEAD_REGISTRY.get(cfg.MODEL.RETINANET.HEAD_NAME)(cfg, input_shape)
 
 
@@ -29,17 +59,26 @@ class RetinaNetHead(nn.Module):
     """
 
     @configurable
-    def __init__(self, *, input_shape, num_classes, num_anchors, conv_dims, norm="", prior_prob=0.01):
+    def __init__(
+        self,
+        *,
+        input_shape: Sequence[ShapeSpec],
+        num_classes: int,
+        num_anchors: int,
+        conv_dims: Sequence[int],
+        norm: str | Callable[[int], nn.Module] = "",
+        prior_prob: float = 0.01,
+    ) -> None:
         """
         Args:
-            input_shape: list of L ``ShapeSpec``, one a level, all with the same number of channels.
+            input_shape: L levels, all with the same number of channels.
             num_classes: K, without background.
             num_anchors: A, anchors a cell.
             conv_dims: output channels of each 3x3 convolution of a tower.
-            norm: normalization after each convolution of the towers, a name or a callable that
-                ``detectron2.layers.get_norm`` takes. "BN" and "SyncBN" keep statistics of their own for
-                each level and share the affine parameters; every other norm is shared by the levels.
-            prior_prob: pi, the probability that a class starts with for every anchor. The bias of the last
+            norm: normalization after each convolution of the towers, as ``detectron2.layers.get_norm`` takes it. "BN"
+                and "SyncBN" keep statistics of their own for each level and share the affine parameters; every other
+                norm is shared by the levels.
+            prior_prob: pi, the probability of each class that training starts with. The bias of the last
                 classification layer starts at -log((1 - pi) / pi) (section 4.1, "Initialization").
 
         Raises:
@@ -61,14 +100,17 @@ class RetinaNetHead(nn.Module):
         self.cls_score = nn.Conv2d(out_channels, num_anchors * num_classes, kernel_size=3, padding=1)
         self.bbox_pred = nn.Conv2d(out_channels, num_anchors * 4, kernel_size=3, padding=1)
 
+        prior_bias = -math.log((1 - prior_prob) / prior_prob)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
+                assert module.bias is not None
                 nn.init.normal_(module.weight, std=0.01)
-                nn.init.zeros_(module.bias)
-        nn.init.constant_(self.cls_score.bias, -math.log((1 - prior_prob) / prior_prob))
+                nn.init.constant_(module.bias, prior_bias if module is self.cls_score else 0)
 
-    def _tower(self, in_channels, conv_dims, norm):
-        layers = []
+    def _tower(
+        self, in_channels: int, conv_dims: Sequence[int], norm: str | Callable[[int], nn.Module]
+    ) -> nn.Sequential:
+        layers: list[nn.Module] = []
         for out_channels in conv_dims:
             layers.append(nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1))
             if norm:
@@ -77,7 +119,7 @@ class RetinaNetHead(nn.Module):
             in_channels = out_channels
         return nn.Sequential(*layers)
 
-    def _norm(self, norm, channels):
+    def _norm(self, norm: str | Callable[[int], nn.Module], channels: int) -> nn.Module:
         if norm in ("BN", "SyncBN"):
             # The levels have different statistics; the list cycles through one norm a level.
             bn_class = nn.BatchNorm2d if norm == "BN" else nn.SyncBatchNorm
@@ -90,7 +132,7 @@ class RetinaNetHead(nn.Module):
             raise ValueError(f"MODEL.RETINANET.NORM '{norm}' is no norm that Detectron2 knows") from None
 
     @classmethod
-    def from_config(cls, cfg, input_shape):
+    def from_config(cls, cfg: CfgNode, input_shape: Sequence[ShapeSpec]) -> dict[str, object]:
         num_anchors = set(build_anchor_generator(cfg, input_shape).num_cell_anchors)
         if len(num_anchors) != 1:
             raise ValueError(
@@ -106,22 +148,15 @@ class RetinaNetHead(nn.Module):
             "prior_prob": cfg.MODEL.RETINANET.PRIOR_PROB,
         }
 
-    def forward(self, features):
-        """
-        Args:
-            features: list of L tensors (N, C, Hl, Wl), from high to low resolution.
-
-        Returns:
-            logits: list of L tensors (N, A * K, Hl, Wl), channels anchor-major.
-            deltas: list of L tensors (N, A * 4, Hl, Wl): (dx, dy, dw, dh) of each anchor.
-        """
+    def forward(self, features: list[Tensor]) -> HeadOutput:
+        """See :meth:`Head.__call__`."""
         assert len(features) == self._num_levels, (len(features), self._num_levels)
         logits = [self.cls_score(self.cls_subnet(x)) for x in features]
         deltas = [self.bbox_pred(self.bbox_subnet(x)) for x in features]
-        return logits, deltas
+        return HeadOutput(logits, deltas)
 
 
-def per_anchor(prediction, dim):
+def per_anchor(prediction: Tensor, dim: int) -> Tensor:
     """View a level of the head's output by anchor: (N, A * D, H, W) -> (N, H, W, A, D), without a copy.
 
     The order (H, W, A) is that of the anchors of ``detectron2.modeling.anchor_generator``.

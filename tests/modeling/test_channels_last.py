@@ -58,7 +58,7 @@ def assert_channels_last(model):
     for hook in hooks:
         hook.remove()
     assert all(map(channels_are_side_by_side, outputs)) and len(predictions) == 2
-    for logits, deltas in predictions:
+    for logits, deltas, _ in predictions:
         assert all(per_anchor(x, 4).is_contiguous() for x in (*logits, *deltas))
     gradients = {name: p.grad for name, p in weights.items() if p.requires_grad}
     assert all(map(channels_are_side_by_side, gradients.values()))

@@ -6,7 +6,7 @@ from detectron2.layers import CycleBatchNormList, FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from torch import nn
 
-from retina_plugin.modeling import RetinaNetHead
+from retina_plugin.modeling import HeadOutput, RetinaNetHead, as_head_output
 from retina_plugin.modeling.head import per_anchor
 
 LEVELS = [ShapeSpec(channels=32, stride=2**i) for i in range(3, 6)]
@@ -20,9 +20,10 @@ def make_head(**overrides):
 def test_output_shapes_and_separate_subnets():
     head = make_head()
     features = [torch.randn(2, 32, s, s + 1) for s in (8, 4, 2)]
-    logits, deltas = head(features)
+    logits, deltas, extra = head(features)
     assert [x.shape for x in logits] == [(2, 15, s, s + 1) for s in (8, 4, 2)]
     assert [x.shape for x in deltas] == [(2, 12, s, s + 1) for s in (8, 4, 2)]
+    assert extra == {}
     sum(x.sum() for x in logits).backward()
     assert head.cls_subnet[0].weight.grad is not None and head.bbox_subnet[0].weight.grad is None
 
@@ -50,7 +51,7 @@ def test_norms(norm, kind):
     for subnet in (head.cls_subnet, head.bbox_subnet):
         assert [type(m) for m in subnet] == [nn.Conv2d, kind, nn.ReLU] * 2
     if norm != "SyncBN":  # which computes on GPUs alone
-        logits, _ = head([torch.randn(2, 32, s, s) for s in (8, 4, 2)])
+        logits = head([torch.randn(2, 32, s, s) for s in (8, 4, 2)]).logits
         assert all(torch.isfinite(x).all() for x in logits)
 
 
@@ -62,8 +63,18 @@ def test_bn_keeps_statistics_of_each_level():
 
 
 def test_no_tower():
-    logits, deltas = make_head(conv_dims=[])([torch.randn(1, 32, 4, 4)] * 3)
+    logits, deltas, _ = make_head(conv_dims=[])([torch.randn(1, 32, 4, 4)] * 3)
     assert logits[0].shape == (1, 15, 4, 4) and deltas[0].shape == (1, 12, 4, 4)
+
+
+def test_a_pair_and_extras_as_head_output():
+    logits, deltas = [torch.zeros(1, 15, 4, 4)], [torch.zeros(1, 12, 4, 4)]
+    output = as_head_output((logits, deltas))
+    assert output.logits is logits and output.deltas is deltas and output.extra == {}
+    with pytest.raises(TypeError):
+        output.extra["iou"] = logits  # all outputs without extras have this mapping
+    output = as_head_output(HeadOutput(logits, deltas, {"iou": [torch.ones(1, 3, 4, 4)]}))
+    assert list(output.extra) == ["iou"] and output.logits is logits
 
 
 def test_per_anchor_is_a_view_in_the_order_of_the_anchors():

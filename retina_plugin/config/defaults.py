@@ -15,6 +15,10 @@ def add_retina_config(cfg):
 
     # The head, a name in RETINANET_HEAD_REGISTRY.
     retinanet.HEAD_NAME = "RetinaNetHead"
+    # The assigner of ground truth to anchors, a name in ASSIGNER_REGISTRY.
+    retinanet.ASSIGNER = "max_iou"
+    # The box coder of box loss and post-processing, a name in BOX_CODER_REGISTRY.
+    retinanet.BOX_CODER = "delta_xywh"
     # The classification loss, a name in CLASSIFICATION_LOSS_REGISTRY.
     retinanet.CLS_LOSS = "focal"
     # Weight of the positive class, for every loss: K numbers, or none, then FOCAL_LOSS_ALPHA is that of all classes.
@@ -58,7 +62,7 @@ def add_retina_config(cfg):
     cfg.SOLVER.AMP.PRECISION = "fp16"
     # The images of a step that learning rate, warm-up, steps, length and periods are written for: with another
     # SOLVER.IMS_PER_BATCH all of them are scaled. 0: they are taken as they are.
-    cfg.SOLVER.AUTO_SCALE = 0
+    cfg.SOLVER.REFERENCE_BATCH_SIZE = 0
     # How many parts a process computes its images of a step in, one after the other, so that the memory is that of a
     # part. SOLVER.IMS_PER_BATCH stays the images of a step over all processes, and the training stays the same:
     # gradients, loss normalizer and what is logged are those of the whole batch. Only the statistics of a norm in
@@ -68,7 +72,7 @@ def add_retina_config(cfg):
     # 1000 iterations were such steps; 0: with the first, as in Detectron2. Overflows of fp16 do not count.
     cfg.SOLVER.MAX_NONFINITE_STEPS = 10
     # Every how many iterations, and at the end, the losses of training are computed on DATASETS.TEST; 0: never.
-    cfg.TEST.LOSS_PERIOD = 0
+    cfg.TEST.VAL_LOSS_PERIOD = 0
     # The metric by which model_best.pth is chosen, such as "bbox/AP", "SET/bbox/AP" (of several sets) or
     # "validation/total_loss", and whether the best value is the highest ("max") or the lowest ("min"). "": none.
     cfg.TEST.BEST_CHECKPOINT = CfgNode({"METRIC": "", "MODE": "max"})

@@ -1,20 +1,19 @@
-"""Runs that repeat to the last bit."""
+"""Bitwise reproducible runs."""
 
 import os
 
 import torch
 
 
-def make_deterministic():
-    """Let torch choose operators whose results do not vary, and refuse those that it has none for.
+def make_deterministic() -> None:
+    """Make torch use deterministic operators, and raise ``RuntimeError`` for those that have no such implementation.
 
-    Before anything is computed on a GPU: cuBLAS reads its setting when it starts. With one SEED, two runs then give the
-    same bits on machines with the same GPUs, number of processes, threads and library versions. Another number of
-    threads or processes adds in another order. TF32 rounds, but always alike, and stays as it is.
+    Call before any computation on a GPU: cuBLAS reads its setting when it starts. With one SEED, two runs give the
+    same bits if GPUs, number of processes, threads and library versions are the same. Other numbers of threads or
+    processes change the order of sums. TF32 is deterministic and stays as it is.
 
-    On a GPU, what this plugin computes has such operators: its kernels use no atomics (:mod:`..losses.kernels.gpu`),
-    matching takes maxima, and the box loss picks nothing out. torch raises ``RuntimeError``, with the operator's name,
-    for what a part of somebody else's lacks.
+    All GPU operators of this plugin are deterministic: the kernels of ``losses/fused`` use no atomics, matching takes
+    maxima, and the box loss does not gather.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)

@@ -71,7 +71,7 @@ class ResumableTrainer(DefaultTrainer):
         """
         if self._seed is None:
             self._seed = comm.shared_random_seed()
-        with interruption.watching():
+        with interruption.catch_signals():
             try:
                 return super().train()
             except interruption.EvaluationInterrupted:  # after the last iteration
@@ -115,7 +115,7 @@ class ResumableTrainer(DefaultTrainer):
     def _reason_to_stop(self):
         """What all processes stop for after this iteration: an exception, or None."""
         stream = self.data_loader if isinstance(self.data_loader, ResumableTrainLoader) else None
-        signal_name, reports = interruption.requested(), stream.take_reports() if stream else []
+        signal_name, reports = interruption.signal_received(), stream.take_reports() if stream else []
         stop = None
         if any_rank(signal_name or reports):
             everyone = comm.all_gather((signal_name, reports))

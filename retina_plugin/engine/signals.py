@@ -1,14 +1,17 @@
-"""Ctrl-C and SIGTERM (a machine that is taken away) end a training with a checkpoint.
+"""Stops training with a checkpoint on Ctrl-C or SIGTERM.
 
-The first signal only sets a flag. At the next safe point all processes learn of it, whichever of them got it, and stop
-together. Safe points are the end of an iteration, with all its hooks, and, during an evaluation, every few images. A
-second signal does at once what it would do without this module.
+The first signal sets a flag. At the next safe point all ranks learn of the flag, on whichever rank it is set, and stop
+together. Safe points are the end of an iteration, after all hooks, and, during an evaluation, every few images. A
+second signal has its usual effect.
 """
 
 import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
 
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
@@ -22,90 +25,90 @@ IMAGES_BETWEEN_CHECKS = 8
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """A signal has ended the training after a checkpoint was saved.
+    """Training was stopped by a signal, after a checkpoint was saved.
 
-    A ``KeyboardInterrupt``, for who calls ``RetinaTrainer.train()`` from a notebook, a script or a search: what lets
-    Ctrl-C through lets this through. ``train_net.py`` ends with :data:`EXIT_INTERRUPTED`.
+    A ``KeyboardInterrupt``, so that notebooks, scripts and searches that call ``RetinaTrainer.train()`` treat it as
+    Ctrl-C. ``train_net.py`` exits with :data:`EXIT_INTERRUPTED`.
     """
 
 
 class EvaluationInterrupted(Exception):
-    """Leaves an evaluation, in all processes at the same image."""
+    """An evaluation was left because of a signal, on all ranks at the same image."""
 
 
-class _Request:
-    """Whether this process has got a signal. There is one: signals are the process's."""
+class _SignalState:
+    """The signal that this process received. There is one instance, since signal handlers belong to the process."""
 
-    def __init__(self):
-        self.signal_name = None
-        self.handlers_before = {}
-        self.process = None
+    def __init__(self) -> None:
+        self.signal_name: str | None = None
+        self.previous_handlers: dict[int, Any] = {}
+        self.pid: int | None = None
 
-    def receive(self, number, frame):
-        if os.getpid() != self.process:  # a worker that was just forked
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.pid:  # a data loader worker, just forked
             return
         self.signal_name = signal.Signals(number).name
-        self.put_back()  # for the second signal
+        self.restore_handlers()  # for the second signal
         if comm.is_main_process():
             text = f"{self.signal_name}: stopping with a checkpoint after this iteration; again to end at once\n"
-            os.write(2, text.encode())  # not through logging: the signal may have come in the middle of a line
+            os.write(2, text.encode())  # not through logging: the signal may interrupt a write to the log
 
-    def put_back(self):
-        for number, handler in self.handlers_before.items():
+    def restore_handlers(self) -> None:
+        for number, handler in self.previous_handlers.items():
             signal.signal(number, handler)
 
 
-_request = _Request()
+_state = _SignalState()
 
 
 @contextlib.contextmanager
-def watching():
-    """Take note of signals; the handlers there were are back at the end.
+def catch_signals() -> Iterator[None]:
+    """Catch SIGINT and SIGTERM; the previous handlers are restored at the end.
 
-    Only in the main thread, as Python has signals there alone. Handlers that are not Python's own or the system's
-    belong to somebody who has other plans with the signal, and stay.
+    Only in the main thread, where Python handles signals. Handlers other than the defaults of Python and of the system
+    stay in place: another part of the program needs the signal.
     """
     defaults = (signal.SIG_DFL, signal.default_int_handler)
-    _request.signal_name, _request.process, _request.handlers_before = None, os.getpid(), {}
+    _state.signal_name, _state.pid, _state.previous_handlers = None, os.getpid(), {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        _request.handlers_before = {number: handler for number, handler in before.items() if handler in defaults}
-    for number in _request.handlers_before:
-        signal.signal(number, _request.receive)
+        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        _state.previous_handlers = {number: handler for number, handler in previous.items() if handler in defaults}
+    for number in _state.previous_handlers:
+        signal.signal(number, _state.receive)
     try:
         yield
     finally:
-        _request.put_back()
-        _request.process = None
+        _state.restore_handlers()
+        _state.pid = None
 
 
-def requested():
-    """The name of the signal that this process got while :func:`watching`, or None."""
-    return _request.signal_name
+def signal_received() -> str | None:
+    """Return the name of the signal that this process received during :func:`catch_signals`, or None."""
+    return _state.signal_name
 
 
 class InterruptibleLoader:
-    """A test loader that an evaluation within a training can be left from.
+    """Wraps a test loader so that a signal ends an evaluation during training.
 
     Raises:
-        EvaluationInterrupted: a process has got a signal; from ``next()``, every few images.
+        EvaluationInterrupted: a rank received a signal; raised by ``next()``, every few images.
     """
 
-    def __init__(self, loader):
+    def __init__(self, loader: DataLoader) -> None:
         self._loader = loader
         if isinstance(loader, DataLoader) and loader.worker_init_fn is None:
             loader.worker_init_fn = ignore_signals
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._loader)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
-    def __iter__(self):
-        # Processes have numbers of images that differ by one: all take part in those checks that all come to.
-        last = min(comm.all_gather(len(self._loader))) if _request.process else 0
+    def __iter__(self) -> Iterator[Any]:
+        # The ranks' numbers of images differ by at most one: every rank takes part in the same checks.
+        last = min(comm.all_gather(len(self._loader))) if _state.pid else 0
         for i, batch in enumerate(self._loader):
-            if i < last and i % IMAGES_BETWEEN_CHECKS == 0 and any_rank(requested()):
+            if i < last and i % IMAGES_BETWEEN_CHECKS == 0 and any_rank(signal_received()):
                 raise EvaluationInterrupted
             yield batch

@@ -355,7 +355,7 @@ def test_clipping_that_would_do_harm(opts, part):
     assert f"SOLVER.CLIP_GRADIENTS.{part}" in problem
 
 
-LOSSES = ("TEST.LOSS_PERIOD", 10)
+LOSSES = ("TEST.VAL_LOSS_PERIOD", 10)
 BY_LOSS = (*LOSSES, "TEST.BEST_CHECKPOINT.METRIC", "validation/total_loss", "TEST.BEST_CHECKPOINT.MODE", "min")
 BY_AP = ("TEST.EVAL_PERIOD", 10, "TEST.BEST_CHECKPOINT.METRIC", "bbox/AP")
 
@@ -379,17 +379,20 @@ def test_sound_ways_to_watch_a_training(opts):
     "opts, message",
     [
         (("LOG_PERIOD", 0), "LOG_PERIOD is 0, but it is a number of iterations: at least 1"),
-        (("TEST.LOSS_PERIOD", -1), "TEST.LOSS_PERIOD is -1, but it is a number of iterations, or 0 for never"),
+        (("TEST.VAL_LOSS_PERIOD", -1), "TEST.VAL_LOSS_PERIOD is -1, but it is a number of iterations, or 0 for never"),
         (("TEST.EVAL_PERIOD", -5), "TEST.EVAL_PERIOD is -5, but it is"),
         (("TEST.EARLY_STOPPING.PATIENCE", -1), "TEST.EARLY_STOPPING.PATIENCE is -1, but it is a number of evaluations"),
         ((*BY_AP, "TEST.EARLY_STOPPING.PATIENCE", 2, "TEST.EARLY_STOPPING.MIN_DELTA", -0.5), "at least 0"),
         (("TEST.AP_DETECTIONS_PER_IMAGE", 5), "TEST.AP_DETECTIONS_PER_IMAGE is 5, but it is a number of detections"),
-        (("TEST.LOSS_PERIOD", 5, "DATASETS.TEST", ()), "TEST.LOSS_PERIOD is 5, but DATASETS.TEST names no data set"),
         (
-            ("TEST.LOSS_PERIOD", 5, "MODEL.META_ARCHITECTURE", "RetinaNet"),
+            ("TEST.VAL_LOSS_PERIOD", 5, "DATASETS.TEST", ()),
+            "TEST.VAL_LOSS_PERIOD is 5, but DATASETS.TEST names no data set",
+        ),
+        (
+            ("TEST.VAL_LOSS_PERIOD", 5, "MODEL.META_ARCHITECTURE", "RetinaNet"),
             "validation losses are those of FocalRetinaNet, not of RetinaNet",
         ),
-        ((*BY_LOSS, "TEST.LOSS_PERIOD", 0), "'validation/total_loss', but TEST.LOSS_PERIOD is 0: set it"),
+        ((*BY_LOSS, "TEST.VAL_LOSS_PERIOD", 0), "'validation/total_loss', but TEST.VAL_LOSS_PERIOD is 0: set it"),
         ((*BY_LOSS, "TEST.BEST_CHECKPOINT.MODE", "max"), "a loss is best when it is low: set the mode to min"),
         ((*BY_AP, "TEST.BEST_CHECKPOINT.MODE", "min"), "an AP is best when it is high: set the mode to max"),
         ((*BY_AP, "TEST.BEST_CHECKPOINT.MODE", "maximum"), "which is none of max, min. Did you mean max?"),
@@ -416,7 +419,7 @@ def test_ways_to_watch_a_training_that_cannot_work(opts, message):
 def test_a_validation_loss_on_a_set_without_annotations(tmp_path):
     (tmp_path / "set.json").write_text('{"images": [{"id": 1}], "categories": []}')
     (line,) = problems(*LOSSES)
-    assert line.startswith("TEST.LOSS_PERIOD is 10, but data set 'checked_set' of DATASETS.TEST has no annotations")
+    assert line.startswith("TEST.VAL_LOSS_PERIOD is 10, but data set 'checked_set' of DATASETS.TEST has no annotations")
 
 
 def test_the_metric_of_one_of_several_sets_is_named_with_it(tmp_path):

@@ -12,14 +12,14 @@ from retina_plugin.engine.schedule import scale_schedule, schedule_table
 
 SCALED = [
     *(("SOLVER", key) for key in ("WARMUP_ITERS", "MAX_ITER", "CHECKPOINT_PERIOD")),
-    *(("TEST", key) for key in ("EVAL_PERIOD", "LOSS_PERIOD")),
+    *(("TEST", key) for key in ("EVAL_PERIOD", "VAL_LOSS_PERIOD")),
 ]
 
 
 def config(**solver):
     cfg = get_cfg()
     add_retina_config(cfg)
-    cfg.TEST.EVAL_PERIOD, cfg.TEST.LOSS_PERIOD = 5000, 2000
+    cfg.TEST.EVAL_PERIOD, cfg.TEST.VAL_LOSS_PERIOD = 5000, 2000
     cfg.SOLVER.BASE_LR, cfg.SOLVER.STEPS, cfg.SOLVER.MAX_ITER = 0.01, (60000, 80000), 90000
     for key, value in solver.items():
         cfg.SOLVER[key] = value
@@ -32,7 +32,7 @@ def values(cfg):
 
 @pytest.mark.parametrize("images", [2, 8, 16, 64])
 def test_everything_that_is_counted_in_steps_is_as_many_images_as_before(images):
-    before, cfg = config(), config(AUTO_SCALE=16, IMS_PER_BATCH=images)
+    before, cfg = config(), config(REFERENCE_BATCH_SIZE=16, IMS_PER_BATCH=images)
     scale_schedule(cfg, num_processes=2)
     assert images == cfg.SOLVER.IMS_PER_BATCH
     assert pytest.approx(0.01 * images / 16) == cfg.SOLVER.BASE_LR
@@ -42,7 +42,7 @@ def test_everything_that_is_counted_in_steps_is_as_many_images_as_before(images)
 
 
 def test_a_scaled_configuration_is_not_scaled_again():
-    cfg = config(AUTO_SCALE=16, IMS_PER_BATCH=4)
+    cfg = config(REFERENCE_BATCH_SIZE=16, IMS_PER_BATCH=4)
     scale_schedule(cfg, num_processes=1)
     once = values(cfg)
     scale_schedule(cfg, num_processes=1)
@@ -53,7 +53,7 @@ def test_a_reference_world_size_keeps_the_images_of_a_process():
     cfg = config(REFERENCE_WORLD_SIZE=8)
     scale_schedule(cfg, num_processes=2)
     assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE) == (4, 2)
-    of_images = config(AUTO_SCALE=16, IMS_PER_BATCH=4)
+    of_images = config(REFERENCE_BATCH_SIZE=16, IMS_PER_BATCH=4)
     scale_schedule(of_images, num_processes=2)
     assert values(cfg) == values(of_images)
     assert cfg.SOLVER.BASE_LR == of_images.SOLVER.BASE_LR == 0.0025
@@ -66,7 +66,7 @@ def test_nothing_changes_without_the_keys():
 
 
 def test_a_period_stays_one_and_none_stays_none():
-    cfg = config(AUTO_SCALE=1, IMS_PER_BATCH=64, CHECKPOINT_PERIOD=20)
+    cfg = config(REFERENCE_BATCH_SIZE=1, IMS_PER_BATCH=64, CHECKPOINT_PERIOD=20)
     cfg.TEST.EVAL_PERIOD = 0
     scale_schedule(cfg, num_processes=1)
     assert (cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD) == (1, 0)
@@ -75,11 +75,11 @@ def test_a_period_stays_one_and_none_stays_none():
 @pytest.mark.parametrize(
     ("solver", "message"),
     [
-        ({"AUTO_SCALE": -1}, "SOLVER.AUTO_SCALE is -1"),
-        ({"AUTO_SCALE": 16, "REFERENCE_WORLD_SIZE": 8}, "both scale the schedule"),
+        ({"REFERENCE_BATCH_SIZE": -1}, "SOLVER.REFERENCE_BATCH_SIZE is -1"),
+        ({"REFERENCE_BATCH_SIZE": 16, "REFERENCE_WORLD_SIZE": 8}, "both scale the schedule"),
         ({"REFERENCE_WORLD_SIZE": 3}, "IMS_PER_BATCH is 16, which SOLVER.REFERENCE_WORLD_SIZE 3 does not divide"),
         ({"REFERENCE_WORLD_SIZE": -8}, "REFERENCE_WORLD_SIZE is -8"),
-        ({"STEPS": (60000, 90000)}, "STEPS is .60000, 90000.; steps must increase and be none at SOLVER.MAX_ITER"),
+        ({"STEPS": (60000, 90000)}, "STEPS is .60000, 90000.; steps must increase, and none may equal SOLVER.MAX_ITER"),
         ({"STEPS": (80000, 60000)}, "STEPS is .80000, 60000.; steps must increase"),
     ],
 )

@@ -36,7 +36,7 @@ def _number_problems(cfg):
     for key, value, least, what in [
         ("LOG_PERIOD", cfg.LOG_PERIOD, 1, "a number of iterations"),
         ("TEST.EVAL_PERIOD", cfg.TEST.EVAL_PERIOD, 0, "a number of iterations, or 0 for the end alone"),
-        ("TEST.LOSS_PERIOD", cfg.TEST.LOSS_PERIOD, 0, "a number of iterations, or 0 for never"),
+        ("TEST.VAL_LOSS_PERIOD", cfg.TEST.VAL_LOSS_PERIOD, 0, "a number of iterations, or 0 for never"),
         ("TEST.EARLY_STOPPING.PATIENCE", cfg.TEST.EARLY_STOPPING.PATIENCE, 0, "a number of evaluations, or 0 for off"),
         ("TEST.EARLY_STOPPING.MIN_DELTA", cfg.TEST.EARLY_STOPPING.MIN_DELTA, 0, "an improvement of the metric"),
         # COCO's list of limits begins with 1 and 10, and is in order.
@@ -47,9 +47,9 @@ def _number_problems(cfg):
 
 
 def _validation_loss_problems(cfg, is_focal_retinanet):
-    if cfg.TEST.LOSS_PERIOD <= 0:
+    if cfg.TEST.VAL_LOSS_PERIOD <= 0:
         return
-    asked = f"TEST.LOSS_PERIOD is {cfg.TEST.LOSS_PERIOD}"
+    asked = f"TEST.VAL_LOSS_PERIOD is {cfg.TEST.VAL_LOSS_PERIOD}"
     if not is_focal_retinanet:
         yield f"{asked}, but validation losses are those of FocalRetinaNet, not of {cfg.MODEL.META_ARCHITECTURE}"
     if not cfg.DATASETS.TEST:
@@ -83,8 +83,8 @@ def _metric_problems(cfg):
         yield f"{asked}, but DATASETS.TEST names no data set to evaluate"
         return
     of_losses = metric.startswith("validation/")
-    if of_losses and cfg.TEST.LOSS_PERIOD <= 0:
-        yield f"{asked}, but TEST.LOSS_PERIOD is {cfg.TEST.LOSS_PERIOD}: set it to a number of iterations"
+    if of_losses and cfg.TEST.VAL_LOSS_PERIOD <= 0:
+        yield f"{asked}, but TEST.VAL_LOSS_PERIOD is {cfg.TEST.VAL_LOSS_PERIOD}: set it to a number of iterations"
     known = _known_metrics(cfg)
     if known is not None and metric not in known:
         hint = did_you_mean(metric, known)
@@ -124,7 +124,7 @@ def _early_stopping_problems(cfg):
     if not metric:
         yield f"{asked}, but TEST.BEST_CHECKPOINT.METRIC, by which it judges, is empty. Set it, as to 'bbox/AP'"
         return
-    key = "LOSS_PERIOD" if metric.startswith("validation/") else "EVAL_PERIOD"
+    key = "VAL_LOSS_PERIOD" if metric.startswith("validation/") else "EVAL_PERIOD"
     period = cfg.TEST[key]
     if period <= 0 and key == "EVAL_PERIOD":  # the other is reported with the metric
         yield f"{asked}, but TEST.EVAL_PERIOD is {period}: there is no evaluation before the end. Set it"

@@ -11,7 +11,7 @@ from retina_plugin.engine.hooks.watched_metric import WatchedMetric
 def metric_period(cfg):
     """Iterations between two evaluations that give ``TEST.BEST_CHECKPOINT.METRIC``; 0: the one at the end alone."""
     of_losses = cfg.TEST.BEST_CHECKPOINT.METRIC.startswith("validation/")
-    return cfg.TEST.LOSS_PERIOD if of_losses else cfg.TEST.EVAL_PERIOD
+    return cfg.TEST.VAL_LOSS_PERIOD if of_losses else cfg.TEST.EVAL_PERIOD
 
 
 def with_watching_hooks(trainer, made):
@@ -30,8 +30,8 @@ def with_watching_hooks(trainer, made):
     cfg = trainer.cfg
     writers = [hook for hook in made if isinstance(hook, hooks.PeriodicWriter)]
     added = []
-    if cfg.TEST.LOSS_PERIOD > 0:
-        added.append(hooks.EvalHook(cfg.TEST.LOSS_PERIOD, ValidationLoss(cfg, trainer.model)))
+    if cfg.TEST.VAL_LOSS_PERIOD > 0:
+        added.append(hooks.EvalHook(cfg.TEST.VAL_LOSS_PERIOD, ValidationLoss(cfg, trainer.model)))
     if cfg.TEST.BEST_CHECKPOINT.METRIC:
         added.append(
             WatchedMetric(

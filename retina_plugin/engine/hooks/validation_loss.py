@@ -84,8 +84,8 @@ def _labelled_loader(cfg, name):
     records = get_detection_dataset_dicts([name], filter_empty=False)
     if not any(record.get("annotations") for record in records):
         raise ConfigError([
-            f"TEST.LOSS_PERIOD is {cfg.TEST.LOSS_PERIOD}, but data set '{name}' of DATASETS.TEST has no boxes to "
-            "compute a loss with. Set it to 0, or name a set with annotations"
+            f"TEST.VAL_LOSS_PERIOD is {cfg.TEST.VAL_LOSS_PERIOD}, but data set '{name}' of DATASETS.TEST has no boxes "
+            "to compute a loss with. Set it to 0, or name a set with annotations"
         ])  # fmt: skip
     # The mapper of evaluation, but for the annotations: without is_train it drops them.
     mapper = DatasetMapper(cfg, is_train=False)

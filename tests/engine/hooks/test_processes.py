@@ -24,7 +24,7 @@ VALUES = [0.0, 0.0, 3.0, 0.0, 5.0, 0.0, 4.0, 0.0, 5.0, 0.0, 5.0, 0.0, 9.0]  # pa
 
 def validate(folder, config):
     cfg = small_cfg(
-        config, folder / "output", "TEST.LOSS_PERIOD", 1, "MODEL.RETINANET.LOSS_NORMALIZER", "positives_global"
+        config, folder / "output", "TEST.VAL_LOSS_PERIOD", 1, "MODEL.RETINANET.LOSS_NORMALIZER", "positives_global"
     )
     model = build_model(cfg).train()
     model.load_state_dict(torch.load(folder / "model.pth"))

@@ -42,7 +42,7 @@ def weights(trainer):
 @pytest.mark.slow
 def test_a_training_that_is_watched_is_the_same_training(train, pets, caplog):
     plain = train("plain", "TEST.EVAL_PERIOD", 0)
-    watching = ("TEST.LOSS_PERIOD", 1, "TEST.EVAL_PERIOD", 2, "LOG_PERIOD", 2, "VIS_PERIOD", 0)
+    watching = ("TEST.VAL_LOSS_PERIOD", 1, "TEST.EVAL_PERIOD", 2, "LOG_PERIOD", 2, "VIS_PERIOD", 0)
     best = ("TEST.BEST_CHECKPOINT.METRIC", "validation/total_loss", "TEST.BEST_CHECKPOINT.MODE", "min")
     caplog.clear()
     watched = train("watched", *watching, *best, "TEST.EARLY_STOPPING.PATIENCE", 9)

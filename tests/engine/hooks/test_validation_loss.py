@@ -67,7 +67,7 @@ def brute_force(cfg, model, boxes_of):
 
 
 def test_it_is_the_sum_over_all_images_divided_by_all_positive_anchors(pets, config):
-    cfg = small_cfg(config, pets / "output", "TEST.LOSS_PERIOD", 1)
+    cfg = small_cfg(config, pets / "output", "TEST.VAL_LOSS_PERIOD", 1)
     model, coco = make_model(cfg), json.loads((pets / "annotations" / "instances_pets.json").read_text())
     boxes_of = {image["id"]: ([], []) for image in coco["images"]}
     for annotation in coco["annotations"]:
@@ -112,7 +112,7 @@ def assert_equal(a, b, where="state"):
 
 @pytest.mark.parametrize("normalizer", ["ema", "positives_global"])
 def test_the_model_does_not_notice(pets, config, normalizer):
-    keys = ("TEST.LOSS_PERIOD", 1, "VIS_PERIOD", 1, "MODEL.RETINANET.LOSS_NORMALIZER", normalizer)
+    keys = ("TEST.VAL_LOSS_PERIOD", 1, "VIS_PERIOD", 1, "MODEL.RETINANET.LOSS_NORMALIZER", normalizer)
     cfg = small_cfg(config, pets / "output", *keys)
     model = make_model(cfg)
     for p in model.parameters():
@@ -128,7 +128,7 @@ def test_the_model_does_not_notice(pets, config, normalizer):
 
 
 def test_a_failure_leaves_the_model_as_it_was(pets, config):
-    cfg = small_cfg(config, pets / "output", "TEST.LOSS_PERIOD", 1)
+    cfg = small_cfg(config, pets / "output", "TEST.VAL_LOSS_PERIOD", 1)
     model = make_model(cfg)
     validate = ValidationLoss(cfg, model)
     (pets / "pets" / f"{5:012d}.jpg").unlink()
@@ -142,7 +142,7 @@ def test_a_failure_leaves_the_model_as_it_was(pets, config):
 def test_several_sets_have_their_names_in_the_keys(pets, config):
     register_coco_instances("pets_again", {}, str(pets / "annotations" / "instances_pets.json"), str(pets / "pets"))
     try:
-        cfg = small_cfg(config, pets / "output", "TEST.LOSS_PERIOD", 1, "DATASETS.TEST", ("pets", "pets_again"))
+        cfg = small_cfg(config, pets / "output", "TEST.VAL_LOSS_PERIOD", 1, "DATASETS.TEST", ("pets", "pets_again"))
         results = ValidationLoss(cfg, make_model(cfg))()["validation"]
     finally:
         DatasetCatalog.remove("pets_again")
@@ -157,6 +157,8 @@ def test_several_sets_have_their_names_in_the_keys(pets, config):
 def test_a_set_without_boxes_is_refused_before_training(pets, config):
     path = pets / "annotations" / "instances_pets.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
-    cfg = small_cfg(config, pets / "output", "TEST.LOSS_PERIOD", 5)
-    with pytest.raises(ConfigError, match="TEST.LOSS_PERIOD is 5, but data set 'pets' of DATASETS.TEST has no boxes"):
+    cfg = small_cfg(config, pets / "output", "TEST.VAL_LOSS_PERIOD", 5)
+    with pytest.raises(
+        ConfigError, match="VAL_LOSS_PERIOD is 5, but data set 'pets' of DATASETS.TEST has no boxes"
+    ):
         ValidationLoss(cfg, make_model(cfg))

@@ -1,6 +1,7 @@
-"""What a forward pass changes, to be put back where its step is not applied."""
+"""Restores what a forward pass changes, where its step is not applied."""
 
 import torch
+from torch import Tensor, nn
 
 from retina_plugin.core.rng import set_torch_random_state, torch_random_state
 
@@ -9,14 +10,20 @@ class Rollback:
     """Buffers of a model (statistics of norms, the average of the loss normalizer) and torch's random state.
 
     Copies are made on the device of the buffers, without waiting for it.
+
+    Attributes:
+        random_state: torch's at the last :meth:`save`.
     """
 
-    def __init__(self, model):
+    random_state: dict[str, Tensor]
+
+    def __init__(self, model: nn.Module):
         self._model = model
-        self._buffers = self._copies = []
+        self._buffers: list[Tensor] = []
+        self._copies: list[Tensor] = []
 
     @torch.no_grad()
-    def remember(self):
+    def save(self) -> None:
         """Copy everything as it is now."""
         buffers = list(self._model.buffers())
         if [id(b) for b in buffers] != [id(b) for b in self._buffers]:  # at first, and after the model was moved
@@ -26,8 +33,8 @@ class Rollback:
         self.random_state = torch_random_state()
 
     @torch.no_grad()
-    def put_back(self):
-        """Make everything as it was at the last :meth:`remember`."""
+    def restore(self) -> None:
+        """Put everything back as it was at the last :meth:`save`."""
         if self._buffers:
             torch._foreach_copy_(self._buffers, self._copies)
         set_torch_random_state(self.random_state)

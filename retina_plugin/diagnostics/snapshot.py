@@ -1,53 +1,75 @@
 """Files of steps that went wrong: everything that ``python -m retina_plugin replay`` needs to run one again."""
 
 import os
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
 
 from retina_plugin.checkpoint.weights_only import to_weights_only
 from retina_plugin.core.files import atomic_write
-from retina_plugin.diagnostics.step_diagnosis import StepSnapshot
 
-FORMAT = 1
-_PLAIN = (bool, int, float, str, torch.Tensor)
+FORMAT = 2
+_KEPT = (bool, int, float, str, Tensor)
 
 
-def write_recording(path, step, model, config, **more):
+class StepSnapshot(NamedTuple):
+    """All that a step depends on, besides the model.
+
+    Attributes:
+        iteration: of the training.
+        batch: images as the model takes them.
+        num_micro_batches, precision: see :func:`retina_plugin.modeling.gradients.compute_gradients`.
+        loss_scale: what ``GradScaler`` multiplied the loss by; 1 without it.
+        divisor: of the losses; None if the step is to find it by itself.
+        random_state: of :func:`retina_plugin.core.rng.torch_random_state`, before forward.
+    """
+
+    iteration: int
+    batch: list[dict[str, Any]]
+    num_micro_batches: int
+    precision: str
+    loss_scale: float
+    divisor: float | None
+    random_state: dict[str, Tensor]
+
+
+def write_snapshot(path: str, step: StepSnapshot, model: nn.Module, config: str, **more: object) -> None:
     """Write a step, and the weights it starts from, to a file that ``torch.load(weights_only=True)`` reads.
 
     Its ``model`` are weights as in any checkpoint, so that ``MODEL.WEIGHTS`` may name the file.
 
     Args:
         path: of the file; its folder is made.
-        step: StepSnapshot
+        step: the step.
         model: not within ``DistributedDataParallel``.
         config: YAML of the whole configuration.
         more: numbers and text to keep with it.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     data = {
         "divergence_format": FORMAT,
         "model": {name: value.cpu() for name, value in model.state_dict().items()},
         "config": config,
         **step._asdict(),
-        "batch": [_plain_image(image) for image in step.batch],
+        "batch": [_image_to_dict(image) for image in step.batch],
         **more,
     }
     os.makedirs(os.path.dirname(path), exist_ok=True)
     atomic_write(path, lambda file: torch.save(to_weights_only(data, "the step"), file))
 
 
-def read_recording(path):
-    """Read a file of :func:`write_recording`.
+def read_snapshot(path: str | os.PathLike) -> tuple[StepSnapshot, dict[str, Any]]:
+    """Read a file of :func:`write_snapshot`.
 
     Returns:
-        StepSnapshot, and the file's content as a dict.
+        The step, and the file's content.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
         ValueError: it is something else.
     """
     try:
@@ -61,32 +83,32 @@ def read_recording(path):
             f"{path} is no file that a divergence leaves: those are OUTPUT_DIR/divergence/iteration_N_rank_R.pth"
         )
     fields = {name: data[name] for name in StepSnapshot._fields}
-    return StepSnapshot(**{**fields, "batch": [_image(image) for image in data["batch"]]}), data
+    return StepSnapshot(**{**fields, "batch": [_image_from_dict(image) for image in data["batch"]]}), data
 
 
-def _plain_image(image):
+def _image_to_dict(image: dict[str, Any]) -> dict[str, Any]:
     """What a dense detector reads of an image, as tensors, numbers and text; ground truth besides boxes is left out."""
-    plain = {name: value for name, value in image.items() if isinstance(value, _PLAIN)}
+    kept: dict[str, Any] = {name: value for name, value in image.items() if isinstance(value, _KEPT)}
     if "instances" in image:
         instances = image["instances"]
-        fields = {name: _plain_field(value) for name, value in instances.get_fields().items()}
-        plain["instances"] = {
+        fields = {name: _field_to_dict(value) for name, value in instances.get_fields().items()}
+        kept["instances"] = {
             "image_size": tuple(int(size) for size in instances.image_size),
             "fields": {name: value for name, value in fields.items() if value is not None},
         }
-    return plain
+    return kept
 
 
-def _plain_field(value):
+def _field_to_dict(value: object) -> Any:
     if isinstance(value, Boxes):
         return {"boxes": value.tensor.cpu()}
-    return value.cpu() if isinstance(value, torch.Tensor) else None
+    return value.cpu() if isinstance(value, Tensor) else None
 
 
-def _image(plain):
-    if "instances" not in plain:
-        return plain
-    instances = Instances(plain["instances"]["image_size"])
-    for name, value in plain["instances"]["fields"].items():
+def _image_from_dict(kept: dict[str, Any]) -> dict[str, Any]:
+    if "instances" not in kept:
+        return kept
+    instances = Instances(kept["instances"]["image_size"])
+    for name, value in kept["instances"]["fields"].items():
         instances.set(name, Boxes(value["boxes"]) if isinstance(value, dict) else value)
-    return {**plain, "instances": instances}
+    return {**kept, "instances": instances}

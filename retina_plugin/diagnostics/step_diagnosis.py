@@ -1,38 +1,27 @@
-"""What is wrong with a step whose losses or gradients are not finite: it is run again, and looked at from inside."""
+"""Finds out what is wrong with a step whose losses or gradients are not finite, by running it again."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
 
 from retina_plugin.core.rng import set_torch_random_state
 from retina_plugin.core.rollback import Rollback
+from retina_plugin.core.text import list_some
+from retina_plugin.diagnostics.snapshot import StepSnapshot
+from retina_plugin.modeling.gradients import compute_gradients
+from retina_plugin.modeling.head import as_head_output
 
-
-class StepSnapshot(NamedTuple):
-    """All that a step depends on, besides the model.
-
-    batch: list of images as the model takes them. num_parts, precision: see :func:`.accumulation.add_gradients`.
-    loss_scale: what ``GradScaler`` multiplied the loss by; 1 without it.
-    divisor: of the losses, float; None where the step is to find it by itself.
-    random_state: of :func:`.rollback.random_state`, before forward.
-    """
-
-    iteration: int
-    batch: list
-    num_parts: int
-    precision: str
-    loss_scale: float
-    divisor: float | None
-    random_state: dict
+_MOST_IMAGES, _MOST_INPUTS, _MOST_NAMES = 8, 5, 4  # in a report
 
 
 @dataclass
 class LevelExtremes:
-    """Of what the head predicted on one level: the largest finite magnitude (None: none is), its class, and how many
-    are not finite."""
+    """The largest finite magnitude of a level's predictions (None: none is), its class, and how many are not finite."""
 
     largest: float | None = None
     class_id: int | None = None
@@ -40,67 +29,94 @@ class LevelExtremes:
 
 
 @dataclass
-class Diagnosis:
+class StepDiagnosis:
     """What running a step again has shown. The gradients stay with the parameters.
 
-    losses: dict name -> float. grad_norm: float, of all gradients, without the scale of the loss.
-    num_positives: positive anchors; None where the model does not say.
-    first_module: name of the first module whose result was not finite; None where all were.
-    logits, deltas: dict name of the level -> LevelExtremes; empty where the model has no head of RetinaNet's form.
-    largest_target: largest magnitude of a box target (a delta) of a positive anchor, nan if one is; None: unknown.
-    grad_norms: dict name of the parameter -> float, not finite where the gradient is not.
-    bad_weights: names of parameters and buffers that are not finite.
-    bad_inputs: a line each.
+    Attributes:
+        losses: by name.
+        grad_norm: of all gradients, without the scale of the loss.
+        num_positives: positive anchors; None if the model does not tell.
+        first_module: name of the first module whose result was not finite; None if all were.
+        logits, deltas: by level; empty if the model has no head of RetinaNet's form.
+        largest_target: largest magnitude of a box target (a delta) of a positive anchor, nan if one is; None: unknown.
+        grad_norms: by parameter, not finite where the gradient is not.
+        bad_weights: names of parameters and buffers that are not finite.
+        bad_inputs: a line each.
     """
 
-    losses: dict = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
     grad_norm: float = 0.0
     num_positives: int | None = None
     first_module: str | None = None
-    logits: dict = field(default_factory=dict)
-    deltas: dict = field(default_factory=dict)
+    logits: dict[str, LevelExtremes] = field(default_factory=dict)
+    deltas: dict[str, LevelExtremes] = field(default_factory=dict)
     largest_target: float | None = None
-    grad_norms: dict = field(default_factory=dict)
-    bad_weights: list = field(default_factory=list)
-    bad_inputs: list = field(default_factory=list)
+    grad_norms: dict[str, float] = field(default_factory=dict)
+    bad_weights: list[str] = field(default_factory=list)
+    bad_inputs: list[str] = field(default_factory=list)
 
     @property
-    def is_finite(self):
+    def is_finite(self) -> bool:
         """Whether the step would have been applied."""
         return math.isfinite(self.grad_norm) and all(map(math.isfinite, self.losses.values()))
 
     @property
-    def bad_gradients(self):
+    def bad_gradients(self) -> list[str]:
         """Names of parameters whose gradient is not finite."""
         return [name for name, norm in self.grad_norms.items() if not math.isfinite(norm)]
 
+    def describe(self, step: StepSnapshot) -> list[str]:
+        """Say in lines what is known of the step."""
+        lines = ["images: " + list_some([image_name(image) for image in step.batch], _MOST_IMAGES)]
+        lines += [f"input: {line}" for line in self.bad_inputs[:_MOST_INPUTS]]
+        if self.bad_weights:
+            lines.append(f"weights that are not finite already: {list_some(self.bad_weights, _MOST_NAMES)}")
+        if self.first_module is not None:
+            lines.append(f"first module whose result is not finite: {self.first_module}")
+        if self.num_positives is not None:
+            lines.append(f"positive anchors: {self.num_positives}")
+        for what, by_level in (("logit", self.logits), ("predicted box delta", self.deltas)):
+            finite = [(x.largest, level, x.class_id) for level, x in by_level.items() if x.largest is not None]
+            if finite:
+                largest, level, class_id = max(finite, key=lambda item: item[0])
+                of_class = f", class {class_id}" if what == "logit" else ""
+                lines.append(f"largest {what}: {largest:.3g} (level {level}{of_class})")
+            elif by_level:
+                lines.append(f"largest {what}: none is finite")
+        if self.largest_target is not None:
+            lines.append(f"largest box target: {self.largest_target:.3g}")
+        if self.bad_gradients:
+            number = f"{len(self.bad_gradients)} of {len(self.grad_norms)}"
+            nearest_to_loss = self.bad_gradients[::-1]
+            lines.append(
+                f"gradients that are not finite: {number} parameters: {list_some(nearest_to_loss, _MOST_NAMES)}"
+            )
+        if self.is_finite:
+            lines.append("run again, the step is finite")
+        return lines
 
-def diagnose(model, step):
+
+def diagnose_step(model: nn.Module, step: StepSnapshot) -> StepDiagnosis:
     """Run a step again. Afterwards the model has its gradients, and everything else is as before.
 
     Args:
         model: in training, not within ``DistributedDataParallel``.
-        step: StepSnapshot
-
-    Returns:
-        Diagnosis
+        step: the step.
     """
-    from retina_plugin.engine.accumulation import add_gradients
-
-    result = Diagnosis(bad_inputs=[line for image in step.batch for line in input_problems(image)])
+    result = StepDiagnosis(bad_inputs=[line for image in step.batch for line in input_problems(image)])
     result.bad_weights = [name for name, value in model.state_dict().items() if not _is_finite(value)]
     divisor = None if step.divisor is None else torch.tensor(step.divisor, device=next(model.parameters()).device)
     rollback = Rollback(model)
-    rollback.remember()
+    rollback.save()
     set_torch_random_state(step.random_state)
     model.zero_grad()
-    hooks = _watch(model, result)
+    hooks = _register_hooks(model, result)
     try:
         with EventStorage(step.iteration):
-            ran = add_gradients(
+            ran = compute_gradients(
                 model,
                 step.batch,
-                step.num_parts,
+                step.num_micro_batches,
                 precision=step.precision,
                 scale_loss=lambda loss: loss * step.loss_scale,
                 divisor=divisor,
@@ -108,9 +124,9 @@ def diagnose(model, step):
     finally:
         for hook in hooks:
             hook.remove()
-        rollback.put_back()
+        rollback.restore()
     result.losses = {name: loss.item() for name, loss in ran.losses.items()}
-    result.num_positives = None if ran.num_positives is None else int(ran.num_positives)
+    result.num_positives = None if ran.num_positives is None else int(ran.num_positives.sum())
     result.grad_norms = {
         name: (p.grad.norm() / step.loss_scale).item() for name, p in model.named_parameters() if p.grad is not None
     }
@@ -118,12 +134,14 @@ def diagnose(model, step):
     return result
 
 
-def input_problems(image):
-    """What is wrong with an image as the model takes it: a line a problem."""
+def input_problems(image: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each thing that is wrong with an image as the model takes it."""
     name = image_name(image)
     if "image" in image and not _is_finite(image["image"]):
         yield f"{name}: {int((~image['image'].isfinite()).sum())} values of its pixels are not finite"
-    for i, box in enumerate(_boxes(image)):
+    instances = image.get("instances")
+    boxes = instances.gt_boxes.tensor.tolist() if instances is not None and instances.has("gt_boxes") else []
+    for i, box in enumerate(boxes):
         width, height = box[2] - box[0], box[3] - box[1]
         if not all(map(math.isfinite, box)):
             yield f"{name}: box {i} has coordinates that are not finite: {box}"
@@ -131,18 +149,13 @@ def input_problems(image):
             yield f"{name}: box {i} is degenerate, {width:g} x {height:g} pixels: {box}"
 
 
-def image_name(image):
+def image_name(image: dict[str, Any]) -> str:
     """An image's id and file, as far as it has them."""
     known = [f"id {image['image_id']}"] if "image_id" in image else []
     return " ".join([*known, str(image["file_name"])] if "file_name" in image else known) or "an image without a name"
 
 
-def _boxes(image):
-    instances = image.get("instances")
-    return instances.gt_boxes.tensor.tolist() if instances is not None and instances.has("gt_boxes") else []
-
-
-def _watch(model, result):
+def _register_hooks(model: nn.Module, result: StepDiagnosis) -> list[Any]:
     """Hooks that write into the diagnosis while the model runs."""
 
     def find_first(name):
@@ -156,14 +169,14 @@ def _watch(model, result):
     children = dict(model.named_children())
     if "head" in children and hasattr(model, "num_classes"):
         hooks.append(children["head"].register_forward_hook(_predictions_hook(model, result)))
-    if hasattr(children.get("box_regression_loss"), "encode"):
-        hooks.append(children["box_regression_loss"].register_forward_pre_hook(_targets_hook(result)))
+    if "box_loss" in children and hasattr(model, "box_coder"):
+        hooks.append(children["box_loss"].register_forward_pre_hook(_targets_hook(model.box_coder, result)))
     return hooks
 
 
 def _predictions_hook(model, result):
     def hook(head, inputs, output):
-        logits, deltas = output
+        logits, deltas = as_head_output(output)[:2]
         names = getattr(model, "head_in_features", None) or range(len(logits))
         for by_level, predictions, num in ((result.logits, logits, model.num_classes), (result.deltas, deltas, 4)):
             for level, prediction in zip(names, predictions):
@@ -172,19 +185,19 @@ def _predictions_hook(model, result):
     return hook
 
 
-def _add_extremes(extremes, prediction, num_of_an_anchor):
+def _add_extremes(extremes: LevelExtremes, prediction: Tensor, num_of_an_anchor: int) -> None:
     """prediction: (N, A * num_of_an_anchor, H, W), anchor-major."""
     finite = prediction.isfinite()
     extremes.num_not_finite += int((~finite).sum())
     largest, channel = torch.where(finite, prediction.abs(), -1).amax(dim=(0, 2, 3)).max(dim=0)
     if largest.item() >= 0 and (extremes.largest is None or largest.item() > extremes.largest):
-        extremes.largest, extremes.class_id = largest.item(), channel.item() % num_of_an_anchor
+        extremes.largest, extremes.class_id = largest.item(), int(channel) % num_of_an_anchor
 
 
-def _targets_hook(result):
+def _targets_hook(box_coder, result):
     def hook(loss, inputs):
         _, anchors, gt_boxes, positive = inputs
-        targets = loss.encode(gt_boxes, anchors)[positive].abs()
+        targets = box_coder.encode(gt_boxes, anchors)[positive].abs()
         if targets.numel():
             largest = targets.max().item()  # nan if one is
             known = result.largest_target
@@ -193,9 +206,9 @@ def _targets_hook(result):
     return hook
 
 
-def _is_finite(value):
+def _is_finite(value: object) -> bool:
     """Whether all numbers in tensors, and in containers and structures of them, are finite."""
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, Tensor):
         return not value.is_floating_point() or bool(value.isfinite().all())
     if isinstance(value, dict):
         return all(map(_is_finite, value.values()))

@@ -2,17 +2,22 @@
 
 import math
 import time
+from collections.abc import Iterable
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
 from torch import distributed as dist
 
+from retina_plugin.core.errors import ConfigError
 from retina_plugin.core.rollback import Rollback
-from retina_plugin.diagnostics.divergence import DivergenceWatch
-from retina_plugin.diagnostics.step_diagnosis import StepSnapshot
-from retina_plugin.engine.accumulation import add_gradients
+from retina_plugin.diagnostics.divergence import DivergenceMonitor
+from retina_plugin.diagnostics.snapshot import StepSnapshot
+from retina_plugin.modeling.gradients import Batch, StepResult, compute_gradients
 
 # GradScaler starts at 2^16 and halves with every overflow. So many in a row are no search for the right scale.
 MAX_OVERFLOWS = 20
@@ -21,38 +26,45 @@ MAX_OVERFLOWS = 20
 class TrainingStep(SimpleTrainer):
     """Takes the place of Detectron2's ``SimpleTrainer`` and ``AMPTrainer``; its state has their form.
 
-    - The batch goes through the model in ``SOLVER.ACCUMULATE_STEPS`` parts (:mod:`.accumulation`).
-    - A step whose losses or gradients are not finite on some process is applied on none: weights, momentum and buffers
-      stay as they are, and the learning rate goes on. :mod:`.divergence` reports it, and ends a training that has too
-      many of them. An overflow that ``GradScaler`` is there for is no such step.
-    - The host waits for a GPU once, with one small collective: losses, norm of the gradient and times come together.
+    - The batch goes through the model in ``SOLVER.ACCUMULATE_STEPS`` micro-batches (:mod:`retina_plugin.modeling.gradients`).
+    - A step whose losses or gradients are not finite on some rank is applied on none: weights, momentum and buffers
+      stay as they are, and the learning rate goes on. :mod:`retina_plugin.diagnostics.divergence` reports it, and ends
+      a training that has too many of them. An overflow that ``GradScaler`` is there for does not count.
+    - The host waits for a GPU once, with one small collective: losses, norm of the gradient, positives and times come
+      together.
 
-    Logged on the main process, besides what Detectron2 logs: ``grad_norm``, the norm of all gradients as one vector,
-    before they are clipped (Detectron2 clips those of each parameter by themselves); ``skipped_steps``, how many steps
-    of the run were not applied so far, where there are any.
+    Logged on the main rank, besides what Detectron2 logs: ``grad_norm``, the norm of all gradients as one vector,
+    before they are clipped (Detectron2 clips each parameter's by itself); every ``LOG_PERIOD`` iterations
+    ``num_pos_anchors_LEVEL``, its own positive anchors per image; ``skipped_steps``, how many steps of the run were not
+    applied so far, if any.
     """
 
-    def __init__(self, trainer, cfg):
+    def __init__(self, model: nn.Module, data_loader: Iterable[Batch], optimizer: torch.optim.Optimizer, cfg: CfgNode):
         """
-        Args:
-            trainer: a ``SimpleTrainer`` of Detectron2, whose model, data and optimizer this one takes over.
-            cfg: the configuration of the run.
+        Raises:
+            ConfigError: the assigner looks at predictions, which micro-batches would see one after the other.
         """
-        vars(self).update(vars(trainer))  # with the iterator over the data, which may have workers already
-        amp = cfg.SOLVER.AMP
-        self.precision = amp.PRECISION if amp.ENABLED else "fp32"
-        # Detectron2 makes one for every AMP; only fp16 needs it.
-        self.grad_scaler = trainer.grad_scaler if self.precision == "fp16" else None
-        self.num_parts = cfg.SOLVER.ACCUMULATE_STEPS
-        self._rollback = Rollback(self.model)
-        self._watch = DivergenceWatch(cfg)
+        super().__init__(model, data_loader, optimizer)
+        self.precision = cfg.SOLVER.AMP.PRECISION if cfg.SOLVER.AMP.ENABLED else "fp32"
+        self.grad_scaler = torch.amp.GradScaler("cuda") if self.precision == "fp16" else None
+        self.num_micro_batches = cfg.SOLVER.ACCUMULATE_STEPS
+        self._detector = getattr(model, "module", model)
+        if self.num_micro_batches > 1 and not getattr(self._detector, "assigns_before_forward", True):
+            raise ConfigError([
+                f"SOLVER.ACCUMULATE_STEPS is {self.num_micro_batches}, but MODEL.RETINANET.ASSIGNER "
+                f"{cfg.MODEL.RETINANET.ASSIGNER} looks at predictions, so that positives cannot be counted before the "
+                "first micro-batch. Set it to 1"
+            ])  # fmt: skip
+        self._log_period = cfg.LOG_PERIOD
+        self._rollback = Rollback(model)
+        self._monitor = DivergenceMonitor(cfg)
         self._overflows = self._skipped = 0
 
-    def run_step(self):
+    def run_step(self) -> None:
         """Run one step.
 
         Raises:
-            DivergenceError: on all processes alike.
+            DivergenceError: on all ranks alike.
         """
         assert self.model.training, "the model was changed to eval mode"
         start = time.perf_counter()
@@ -61,31 +73,39 @@ class TrainingStep(SimpleTrainer):
 
         # Before forward, at whose end all activations are in memory as well.
         self.optimizer.zero_grad()
-        self._rollback.remember()
+        self._rollback.save()
         scaler = self.grad_scaler
-        scale_loss = None if scaler is None else scaler.scale
-        result = add_gradients(self.model, batch, self.num_parts, precision=self.precision, scale_loss=scale_loss)
+        result = compute_gradients(
+            self.model,
+            batch,
+            self.num_micro_batches,
+            precision=self.precision,
+            scale_loss=None if scaler is None else scaler.scale,
+        )
         if scaler is not None:
             scaler.unscale_(self.optimizer)
-        values = self._values_of_all_processes(result, batch, data_time)
+        rows = self._gather_scalars(result, batch, data_time)
 
-        losses_are_finite = all(math.isfinite(row[name]) for row in values for name in result.losses)
-        is_applied = losses_are_finite and all(math.isfinite(row["grad_norm"]) for row in values)
+        losses_are_finite = all(math.isfinite(row[name]) for row in rows for name in result.losses)
+        is_applied = losses_are_finite and all(math.isfinite(row["grad_norm"]) for row in rows)
         if is_applied:
             self.optimizer.step()
             self._overflows = 0
             if scaler is not None:
                 scaler.update()
         else:
-            self._skip(batch, result, values, losses_are_finite)
+            self._skip(batch, result, rows, losses_are_finite)
         if comm.is_main_process():
-            self._write(values, result.losses, is_applied)
+            self._log(rows, result, is_applied)
 
-    def _values_of_all_processes(self, result, batch, data_time):
-        """For every process a dict name -> float. The host waits here, and nowhere else in the step."""
+    def _gather_scalars(self, result: StepResult, batch: Batch, data_time: float) -> list[dict[str, float]]:
+        """For every rank the scalars of its step by name. The host waits here, and nowhere else in the step."""
         scalars = dict(result.losses)
         if result.num_positives is not None:
-            scalars["num_pos_anchors"] = result.num_positives / len(batch)
+            counts = result.num_positives / len(batch)
+            scalars["num_pos_anchors"] = counts.sum()
+            names = self._detector.head_in_features
+            scalars.update({f"num_pos_anchors_{name}": count for name, count in zip(names, counts)})
         scalars["grad_norm"] = self._grad_norm(scalars)
         scalars["data_time"] = scalars["grad_norm"].new_full((), data_time)
         row = torch.stack([x.float() for x in scalars.values()])
@@ -96,13 +116,13 @@ class TrainingStep(SimpleTrainer):
             dist.all_reduce(rows)
         return [dict(zip(scalars, row)) for row in rows.tolist()]
 
-    def _grad_norm(self, scalars):
+    def _grad_norm(self, scalars: dict[str, Tensor]) -> Tensor:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if not gradients:
             return torch.zeros_like(next(iter(scalars.values())))
         return torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).norm()
 
-    def _skip(self, batch, result, values, losses_are_finite):
+    def _skip(self, batch: Batch, result: StepResult, rows: list[dict[str, float]], losses_are_finite: bool) -> None:
         """Leave everything but the scale of the loss as it was before the step."""
         scaler = self.grad_scaler
         scale = 1.0 if scaler is None else scaler.get_scale()
@@ -112,44 +132,45 @@ class TrainingStep(SimpleTrainer):
         self._skipped += 1
         self._overflows += 1
         self.optimizer.zero_grad()
-        self._rollback.put_back()
+        self._rollback.restore()
         if scaler is not None and losses_are_finite and self._overflows <= MAX_OVERFLOWS:
             return
-        step = StepSnapshot(
+        snapshot = StepSnapshot(
             iteration=self.iter,
             batch=batch,
-            num_parts=self.num_parts,
+            num_micro_batches=self.num_micro_batches,
             precision=self.precision,
             loss_scale=scale,
-            divisor=None if result.divisor is None else result.divisor.item(),
+            divisor=None if result.divisor is None else float(result.divisor),
             random_state=self._rollback.random_state,
         )
         names = (*result.losses, "grad_norm")
-        self._watch.report(
-            self.model,
-            step,
-            [{name: row[name] for name in names} for row in values],
-            max(group["lr"] for group in self.optimizer.param_groups),
+        values = [{name: row[name] for name in names} for row in rows]
+        self._monitor.report(
+            self._detector, snapshot, values, max(group["lr"] for group in self.optimizer.param_groups)
         )
 
-    def _write(self, values, losses, is_applied):
+    def _log(self, rows: list[dict[str, float]], result: StepResult, is_applied: bool) -> None:
         storage = get_event_storage()
-        storage.put_scalar("data_time", max(row.pop("data_time") for row in values))
+        storage.put_scalar("data_time", max(row.pop("data_time") for row in rows))
         if self._skipped:
             storage.put_scalar("skipped_steps", self._skipped, smoothing_hint=False)
         if not is_applied:
             return
-        means = {name: sum(row[name] for row in values) / len(values) for name in values[0]}
-        storage.put_scalar("total_loss", sum(means[name] for name in losses))
+        of_levels = {name: value for name, value in rows[0].items() if name.startswith("num_pos_anchors_")}
+        if self._log_period > 0 and (storage.iter + 1) % self._log_period == 0:
+            storage.put_scalars(**of_levels, smoothing_hint=False)
+        means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if name not in of_levels}
+        storage.put_scalar("total_loss", sum(means[name] for name in result.losses))
         storage.put_scalars(**{name: mean for name, mean in means.items() if name != "total_loss"})
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         if self.grad_scaler is not None:
             state["grad_scaler"] = self.grad_scaler.state_dict()
         return state
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         if self.grad_scaler is not None:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

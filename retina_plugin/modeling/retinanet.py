@@ -1,31 +1,34 @@
 """The detector: parts that registries built, wired together (section 4, figure 3).
 
-Shapes: N images, L levels, A anchors a cell, R anchors in all, K classes, G boxes of an image.
-Labels are integers: 0..K-1 a class, K background, -1 ignored.
+N images, L levels, A anchors a cell, R anchors in all, K classes; level l has Hl x Wl cells.
 """
 
-from functools import partial
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.evaluation import inference_context
-from detectron2.modeling import META_ARCH_REGISTRY, build_anchor_generator, build_backbone
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_anchor_generator, build_backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from retina_plugin.config.checks import check_model_config
 from retina_plugin.core.errors import ConfigError
-from retina_plugin.losses import LossNormalizer, build_classification_loss
-from retina_plugin.modeling.assigners.anchor_grid import AnchorGrid
-from retina_plugin.modeling.assigners.max_iou import AnchorMatcher
+from retina_plugin.losses import ClassificationLoss, LossContext, LossNormalizer, Targets, build_classification_loss
+from retina_plugin.modeling.assigners import Assigner, build_assigner
 from retina_plugin.modeling.backbones.frozen_bn import fold_frozen_bn
-from retina_plugin.modeling.box_loss import BoxRegressionLoss
-from retina_plugin.modeling.head import build_retinanet_head, per_anchor
+from retina_plugin.modeling.box_coder import BoxCoder, build_box_coder
+from retina_plugin.modeling.box_loss import BoxLoss, build_box_loss
+from retina_plugin.modeling.ground_truth import check_ground_truth
+from retina_plugin.modeling.head import as_head_output, build_retinanet_head, per_anchor
 from retina_plugin.modeling.inference.postprocessor import Postprocessor
 from retina_plugin.modeling.precision import autocast, check_precision
+from retina_plugin.modeling.predictions import RawPredictions
 
 
 @META_ARCH_REGISTRY.register()
@@ -35,78 +38,77 @@ class FocalRetinaNet(DenseDetector):
     With default keys and equal weights it gives the losses, gradients and detections of Detectron2's own.
     """
 
+    reads_retinanet_keys = True  # what configuration checks ask of an architecture
+
     @configurable
     def __init__(
         self,
         *,
-        backbone,
-        head,
-        head_in_features,
-        anchor_generator,
-        num_classes,
+        backbone: Backbone,
+        head: nn.Module,
+        head_in_features: Sequence[str],
+        anchor_generator: nn.Module,
+        num_classes: int,
         # Loss parts:
-        anchor_matcher,
-        classification_loss,
-        box_regression_loss,
-        loss_normalizer,
+        assigner: Assigner,
+        classification_loss: ClassificationLoss,
+        box_coder: BoxCoder,
+        box_loss: BoxLoss,
+        loss_normalizer: nn.Module,
         # Inference parts:
-        postprocessor,
-        inference_precision="fp32",
+        postprocessor: Postprocessor,
+        inference_precision: str = "fp32",
         # Input and visualization:
-        pixel_mean,
-        pixel_std,
-        input_format="BGR",
-        vis_period=0,
-        log_period=0,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        input_format: str = "BGR",
+        vis_period: int = 0,
         # Memory:
-        channels_last=False,
+        channels_last: bool = False,
     ):
         """
         Args:
-            backbone: a Detectron2 ``Backbone``.
-            head: module, features -> (logits, deltas); see :class:`RetinaNetHead`.
+            backbone: makes the features.
+            head: module, features -> :class:`.head.HeadOutput` or a pair (logits, deltas).
             head_in_features: names of the L backbone features that the head sees, high resolution first.
             anchor_generator: a Detectron2 anchor generator for these features.
             num_classes: K, without background.
-            anchor_matcher: (``Boxes`` of R anchors, ``Boxes`` of G boxes, their ``AnchorGrid`` or None) -> indices and
-                labels; see :class:`AnchorMatcher`.
-            classification_loss: module; see :mod:`retina_plugin.losses.registry`.
-            box_regression_loss: module; see :class:`BoxRegressionLoss`.
-            loss_normalizer: module, number of positives -> divisor; see :class:`LossNormalizer`.
-            postprocessor: predictions -> detections; see :class:`Postprocessor`.
-            inference_precision: what backbone and head compute in; see :mod:`retina_plugin.modeling.precision`.
+            assigner: gives every anchor its label and box; see :mod:`.assigners`.
+            classification_loss: see :mod:`retina_plugin.losses.registry`.
+            box_coder: how deltas and boxes belong together; the one that ``box_loss`` and ``postprocessor`` have.
+            box_loss: see :mod:`.box_loss`.
+            loss_normalizer: module, number of positives -> divisor of both losses; see :class:`LossNormalizer`.
+            postprocessor: predictions -> detections.
+            inference_precision: what backbone and head compute in for inference; see :mod:`.precision`.
             pixel_mean, pixel_std: one number a channel, in the order of ``input_format``.
             input_format: channel order of the images, "BGR" or "RGB" (for visualization only).
-            vis_period: draw ground truth and detections of one training image every so many iterations;
-                0 never.
-            log_period: put the positive anchors of each level into the event storage every so many iterations, in
-                those that a log prints; 0 never.
-            channels_last: keep images, weights and activations of backbone and head in memory with a pixel's
-                channels side by side.
+            vis_period: draw ground truth and detections of one training image every so many iterations; 0 never.
+            channels_last: keep images, weights and activations of backbone and head in memory with a pixel's channels
+                side by side.
 
         Raises:
             ValueError: unknown inference_precision.
         """
         check_precision(inference_precision)
-        super().__init__(backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std)
+        super().__init__(backbone, head, list(head_in_features), pixel_mean=pixel_mean, pixel_std=pixel_std)
         self.anchor_generator = anchor_generator
         self.num_classes = num_classes
-        self.anchor_matcher = anchor_matcher
+        self.assigner = assigner
         self.classification_loss = classification_loss
-        self.box_regression_loss = box_regression_loss
+        self.box_coder = box_coder
+        self.box_loss = box_loss
         self.loss_normalizer = loss_normalizer
         self.postprocessor = postprocessor
         self.inference_precision = inference_precision
         self.input_format = input_format
         self.vis_period = vis_period
-        self.log_period = log_period
         self.channels_last = channels_last
         if channels_last:
             for part in (backbone, head):
                 part.to(memory_format=torch.channels_last)
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         check_model_config(cfg)
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
@@ -119,165 +121,200 @@ class FocalRetinaNet(DenseDetector):
                 "Set it to False"
             ])  # fmt: skip
         feature_shapes = [shapes[f] for f in cfg.MODEL.RETINANET.IN_FEATURES]
+        box_coder = build_box_coder(cfg)
         return {
             "backbone": backbone,
             "head": build_retinanet_head(cfg, feature_shapes),
             "head_in_features": cfg.MODEL.RETINANET.IN_FEATURES,
             "anchor_generator": build_anchor_generator(cfg, feature_shapes),
             "num_classes": cfg.MODEL.RETINANET.NUM_CLASSES,
-            "anchor_matcher": AnchorMatcher(cfg),
+            "assigner": build_assigner(cfg),
             "classification_loss": build_classification_loss(cfg),
-            "box_regression_loss": BoxRegressionLoss(cfg),
+            "box_coder": box_coder,
+            "box_loss": build_box_loss(cfg, box_coder),
             "loss_normalizer": LossNormalizer(cfg.MODEL.RETINANET.LOSS_NORMALIZER),
-            "postprocessor": Postprocessor(cfg),
+            "postprocessor": Postprocessor(cfg, box_coder),
             "inference_precision": cfg.TEST.PRECISION,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "input_format": cfg.INPUT.FORMAT,
             "vis_period": cfg.VIS_PERIOD,
-            "log_period": cfg.LOG_PERIOD,
             "channels_last": cfg.MODEL.CHANNELS_LAST,
         }
 
-    def forward(self, batched_inputs):
+    def forward(
+        self, batched_inputs: list[dict[str, Any]], targets: Targets | None = None, divisor: Tensor | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Any]]:
         """
         Args:
             batched_inputs: list of N dicts of Detectron2's ``DatasetMapper``: ``image`` (C, H, W), in training
                 ``instances`` with ``gt_boxes`` and ``gt_classes`` and optionally the ``padded_size`` (height, width)
                 that the images are padded to at least, in inference optionally the ``height`` and ``width`` of the
                 output.
+            targets, divisor: see :meth:`compute_losses`.
 
         Returns:
             In training a dict of 0-dim float32 tensors ``loss_cls`` and ``loss_box_reg``; in inference a list
             of N dicts with ``instances`` (``pred_boxes``, ``scores``, ``pred_classes``).
 
         Raises:
-            ValueError: in training, an image without ``instances`` or with a class outside 0..K-1.
+            ValueError: see :meth:`compute_losses`.
         """
         if not self.training:
             with autocast(self.device.type, self.inference_precision):
                 return super().forward(batched_inputs)
-        self._check_ground_truth(batched_inputs)
-        losses = super().forward(batched_inputs)
+        losses = self.compute_losses(batched_inputs, targets, divisor)
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
             self._draw_training_image(batched_inputs[0])
         return losses
 
-    def preprocess_image(self, batched_inputs):
+    @property
+    def assigns_before_forward(self) -> bool:
+        """Whether :meth:`assign` works, which it does unless the assigner looks at predictions."""
+        return not getattr(self.assigner, "needs_predictions", False)
+
+    @torch.no_grad()
+    def assign(self, batched_inputs: list[dict[str, Any]]) -> Targets:
+        """Assign a label and a box to every anchor of a batch, before and without any forward pass.
+
+        Counting the positives of a whole step first is what lets the losses of its micro-batches have one divisor.
+
+        Raises:
+            ValueError: an image without ``instances`` or with a class outside 0..K-1.
+        """
+        return self._assign(batched_inputs, self._anchors_of(batched_inputs))
+
+    def compute_losses(
+        self, batched_inputs: list[dict[str, Any]], targets: Targets | None = None, divisor: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Compute the losses of a batch, in training and in evaluation mode alike.
+
+        Args:
+            batched_inputs: see :meth:`forward`.
+            targets: of :meth:`assign`; None to assign here.
+            divisor: what both losses are divided by, a number or a 0-dim tensor > 0; None to ask the loss normalizer
+                about this batch.
+
+        Returns:
+            dict of 0-dim float32 tensors ``loss_cls`` and ``loss_box_reg``.
+
+        Raises:
+            ValueError: an image without ``instances`` or with a class outside 0..K-1; ``targets`` of another number of
+                anchors than the features have.
+        """
+        raw = self._predict(batched_inputs)
+        if targets is None:
+            targets = self._assign(batched_inputs, raw.anchors, raw)
+            self._log_positives(targets)
+        self._check_targets(targets, raw)
+        if divisor is None:
+            divisor = self.loss_normalizer(targets.num_positives(self.num_classes))
+        loss_cls = self.classification_loss(raw.logits, targets, LossContext(lambda: self._decode(raw)), divisor)
+        loss_box_reg = self.box_loss(
+            torch.cat([x.flatten(1, 3) for x in raw.deltas], dim=1),
+            Boxes.cat(raw.anchors).tensor,
+            targets.boxes,
+            targets.is_positive(self.num_classes),
+        )
+        return {"loss_cls": loss_cls, "loss_box_reg": loss_box_reg / divisor}
+
+    def raw_predictions(self, batched_inputs: list[dict[str, Any]]) -> RawPredictions:
+        """Predict logits and deltas of every anchor, in ``inference_precision`` in evaluation mode."""
+        with autocast(self.device.type, "fp32" if self.training else self.inference_precision):
+            return self._predict(batched_inputs)
+
+    def num_positives_by_level(self, batched_inputs: list[dict[str, Any]], targets: Targets) -> Tensor:
+        """Count the positive anchors of each level, given the targets that :meth:`assign` made for a batch.
+
+        Returns:
+            int64 tensor (L,).
+        """
+        levels = targets.is_positive(self.num_classes).split([len(a) for a in self._anchors_of(batched_inputs)], dim=1)
+        return torch.stack([level.sum() for level in levels])
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         images = super().preprocess_image(batched_inputs)
         if "padded_size" in batched_inputs[0]:
-            images.tensor = self._pad(images.tensor, *batched_inputs[0]["padded_size"])
+            # Padding has anchors, and they count: a batch that comes in parts is padded as a whole.
+            height, width = self._padded_size(batched_inputs)
+            padding = (0, width - images.tensor.shape[-1], 0, height - images.tensor.shape[-2])
+            images.tensor = F.pad(images.tensor, padding)
         if self.channels_last:
             images.tensor = images.tensor.contiguous(memory_format=torch.channels_last)
         return images
 
-    def _pad(self, images, height, width):
-        # Padding has anchors, and they count: a batch that comes in parts is padded as a whole.
-        stride = max(self.backbone.size_divisibility, 1)
-        below = -(-height // stride) * stride - images.shape[-2]
-        beside = -(-width // stride) * stride - images.shape[-1]
-        return F.pad(images, (0, max(beside, 0), 0, max(below, 0)))
-
-    def forward_training(self, images, features, predictions, gt_instances):
-        logits, deltas = self._by_anchor(predictions)
-        anchors = self.anchor_generator(features)
-        gt_labels, gt_boxes = self.label_anchors(anchors, gt_instances)
-        return self.losses(anchors, logits, gt_labels, deltas, gt_boxes)
-
-    def forward_inference(self, images, features, predictions):
+    def forward_inference(
+        self, images: ImageList, features: list[Tensor], predictions: tuple[list[Tensor], ...]
+    ) -> list[Instances]:
         with torch.autocast(self.device.type, enabled=False):  # half precision is for backbone and head
-            logits, deltas = self._by_anchor(predictions)
-            return self.postprocessor(self.anchor_generator(features), logits, deltas, images.image_sizes)
+            raw = self._by_anchor(images, features, predictions)
+            return self.postprocessor(raw.anchors, raw.logits, raw.deltas, raw.image_sizes)
 
-    def _by_anchor(self, predictions):
-        logits, deltas = predictions
-        return [per_anchor(x, self.num_classes) for x in logits], [per_anchor(x, 4) for x in deltas]
+    def _predict(self, batched_inputs: list[dict[str, Any]]) -> RawPredictions:
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        features = [features[name] for name in self.head_in_features]
+        return self._by_anchor(images, features, self.head(features))
 
-    @torch.no_grad()
-    def label_anchors(self, anchors, gt_instances):
-        """Assign a label and a box to every anchor of every image.
-
-        Args:
-            anchors: list of L ``Boxes``, R in all.
-            gt_instances: list of N ``Instances`` with ``gt_boxes`` and ``gt_classes``.
-
-        Returns:
-            gt_labels: int64 (N, R).
-            gt_boxes: float (N, R, 4), XYXY in pixels, meaningful where gt_labels is a class.
-        """
-        grid = AnchorGrid.find(anchors, getattr(self.anchor_generator, "num_cell_anchors", None))
-        anchors = Boxes.cat(anchors)
-        shape = (len(gt_instances), len(anchors))
-        gt_labels = torch.full(shape, self.num_classes, dtype=torch.int64, device=anchors.device)
-        gt_boxes = anchors.tensor.new_zeros(*shape, 4)
-        for labels, boxes, instances in zip(gt_labels, gt_boxes, gt_instances):
-            matched_idxs, match_labels = self.anchor_matcher(anchors, instances.gt_boxes, grid)
-            if len(instances) > 0:
-                torch.index_select(instances.gt_classes, 0, matched_idxs, out=labels)
-                torch.index_select(instances.gt_boxes.tensor, 0, matched_idxs, out=boxes)
-                labels.masked_fill_(match_labels == 0, self.num_classes)
-            labels.masked_fill_(match_labels == -1, -1)
-        return gt_labels, gt_boxes
-
-    def losses(self, anchors, logits, gt_labels, deltas, gt_boxes):
-        """
-        Args:
-            anchors: list of L ``Boxes``.
-            logits, deltas: lists of L tensors (N, Hl, Wl, A, K) and (N, Hl, Wl, A, 4).
-            gt_labels, gt_boxes: of :meth:`label_anchors`.
-
-        Returns:
-            dict of ``loss_cls`` and ``loss_box_reg``, both divided by the normalizer.
-        """
-        cells = [x.shape[1:4] for x in logits]
-        labels_by_level = [
-            labels.unflatten(1, cell)
-            for labels, cell in zip(gt_labels.split([cell.numel() for cell in cells], dim=1), cells)
-        ]
-        positive = (gt_labels >= 0) & (gt_labels != self.num_classes)  # (N, R)
-        num_positives = positive.sum()
-        self._log_positives(positive, num_positives, cells)
-        normalizer = self.loss_normalizer(num_positives)
-
-        decode_boxes = partial(self._decode_boxes, anchors, deltas)
-        loss_cls = self.classification_loss(logits, labels_by_level, decode_boxes, normalizer)
-        loss_box_reg = self.box_regression_loss(
-            torch.cat([x.flatten(1, 3) for x in deltas], dim=1), Boxes.cat(anchors).tensor, gt_boxes, positive
+    def _by_anchor(self, images, features, predictions) -> RawPredictions:
+        output = as_head_output(predictions)
+        return RawPredictions(
+            self.anchor_generator(features),
+            [per_anchor(x, self.num_classes) for x in output.logits],
+            [per_anchor(x, 4) for x in output.deltas],
+            images.image_sizes,
+            output.extra,
         )
-        return {"loss_cls": loss_cls, "loss_box_reg": loss_box_reg / normalizer}
-
-    def _log_positives(self, positive, num_positives, cells):
-        """Put positive anchors an image into the event storage: in all, and of each level when a line is due."""
-        storage, num_images = get_event_storage(), len(positive)
-        is_whole_step = getattr(self.loss_normalizer, "parts", None) is None  # who runs it in parts logs its count
-        if self.log_period > 0 and (storage.iter + 1) % self.log_period == 0:
-            by_level = positive.split([cell.numel() for cell in cells], dim=1)
-            counts = torch.stack([level.sum() for level in by_level]).tolist()  # the one wait for a GPU, as below
-            num_positives = sum(counts)
-            for name, count in zip(self.head_in_features, counts):
-                storage.put_scalar(f"num_pos_anchors_{name}", count / num_images, smoothing_hint=False)
-        if is_whole_step:
-            storage.put_scalar("num_pos_anchors", num_positives / num_images)
 
     @torch.no_grad()
-    def _decode_boxes(self, anchors, deltas):
-        return [self.box_regression_loss.decode(d, a.tensor.view(d.shape[1:])) for a, d in zip(anchors, deltas)]
+    def _assign(self, batched_inputs, anchors: list[Boxes], raw: RawPredictions | None = None) -> Targets:
+        check_ground_truth(batched_inputs, self.num_classes)
+        return self.assigner(
+            anchors,
+            [image["instances"].to(self.device) for image in batched_inputs],
+            None if self.assigns_before_forward else raw,
+            num_cell_anchors=getattr(self.anchor_generator, "num_cell_anchors", None),
+        )
 
-    def _check_ground_truth(self, batched_inputs):
-        # Before anything moves to the GPU: there, a class that does not exist is an assertion without a name.
-        for i, image in enumerate(batched_inputs):
-            name = image.get("file_name", f"number {i} of the batch")
-            if "instances" not in image:
-                raise ValueError(f"image {name} has no 'instances': training needs ground truth")
-            classes = image["instances"].gt_classes
-            if len(classes) and not 0 <= classes.min() <= classes.max() < self.num_classes:
-                raise ValueError(
-                    f"image {name} has class {classes.min().item()}..{classes.max().item()}, but the model "
-                    f"has classes 0..{self.num_classes - 1} (MODEL.RETINANET.NUM_CLASSES is {self.num_classes}). "
-                    "Set it to the data set's number of classes, and map category ids to 0..K-1."
-                )
+    @torch.no_grad()
+    def _decode(self, raw: RawPredictions) -> list[Tensor]:
+        return [self.box_coder.decode(d, a.tensor.view(d.shape[1:])) for a, d in zip(raw.anchors, raw.deltas)]
 
-    def _draw_training_image(self, image):
+    def _anchors_of(self, batched_inputs: list[dict[str, Any]]) -> list[Boxes]:
+        """The anchors that a batch will have, by the strides of its features."""
+        height, width = self._padded_size(batched_inputs)
+        shapes = self.backbone.output_shape()
+        strides = [shapes[name].stride for name in self.head_in_features]
+        # What an anchor generator reads of features is their shape: one number, expanded, stands in for them.
+        number = torch.zeros((), device=self.device)
+        return self.anchor_generator([number.expand(1, 1, -(-height // s), -(-width // s)) for s in strides])
+
+    def _padded_size(self, batched_inputs) -> tuple[int, int]:
+        """Height and width that :meth:`preprocess_image` pads a batch to."""
+        # Images without channels cost nothing, and are padded by the same code.
+        blank = [torch.empty(0, *image["image"].shape[-2:]) for image in batched_inputs]
+        stride, constraints = self.backbone.size_divisibility, getattr(self.backbone, "padding_constraints", None)
+        more = {"padding_constraints": constraints} if constraints else {}  # of Detectron2's main
+        padded = ImageList.from_tensors(blank, stride, **more).tensor.shape[-2:]
+        at_least = batched_inputs[0].get("padded_size", padded)
+        height, width = (max(a, -(-b // max(stride, 1)) * max(stride, 1)) for a, b in zip(padded, at_least))
+        return height, width
+
+    def _check_targets(self, targets: Targets, raw: RawPredictions) -> None:
+        found = sum(len(level) for level in raw.anchors)
+        if targets.labels.shape[1] != found:
+            cells = ", ".join(f"{name} {x.shape[1]}x{x.shape[2]}" for name, x in zip(self.head_in_features, raw.logits))
+            raise ValueError(
+                f"the backbone's features have {found} anchors, and {targets.labels.shape[1]} were assigned from their "
+                f"strides ({cells}): a feature of stride s must have ceil(size / s) cells a side. Let the backbone's "
+                "size_divisibility be a multiple of its strides"
+            )
+
+    def _log_positives(self, targets: Targets) -> None:
+        number = targets.num_positives(self.num_classes) / len(targets.labels)
+        get_event_storage().put_scalar("num_pos_anchors", number)
+
+    def _draw_training_image(self, image: dict[str, Any]) -> None:
         if not comm.is_main_process():
             return
         with inference_context(self), torch.no_grad():

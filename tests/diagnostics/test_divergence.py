@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from retina_plugin.core.errors import DivergenceError
-from retina_plugin.diagnostics.divergence import MAX_RECORDINGS, last_good_checkpoint
-from retina_plugin.diagnostics.snapshot import read_recording
+from retina_plugin.diagnostics.divergence import MAX_SNAPSHOTS, last_good_checkpoint
+from retina_plugin.diagnostics.snapshot import read_snapshot
 
 from ..engine.small import make_batches, make_cfg, make_image, make_model, make_step, run, state_of
 
@@ -72,10 +72,10 @@ def train_past(cfg, seed, spoil=None, batches=5):
     return run(step, len(data)), {name.replace(".loss.", "."): value for name, value in state_of(step).items()}
 
 
-@pytest.mark.parametrize("num_parts", [1, 2])
+@pytest.mark.parametrize("num_micro_batches", [1, 2])
 @pytest.mark.parametrize("spoil", [nan_pixel, nan_loss, infinite_gradient])
-def test_a_training_goes_on_bit_for_bit_as_without_the_batch(seed, tmp_path, caplog, spoil, num_parts):
-    cfg = make_cfg(*NORMS, "OUTPUT_DIR", str(tmp_path), "SOLVER.ACCUMULATE_STEPS", num_parts)
+def test_a_training_goes_on_bit_for_bit_as_without_the_batch(seed, tmp_path, caplog, spoil, num_micro_batches):
+    cfg = make_cfg(*NORMS, "OUTPUT_DIR", str(tmp_path), "SOLVER.ACCUMULATE_STEPS", num_micro_batches)
     _, expected = train_past(cfg, seed)
     logged, state = train_past(cfg, seed, spoil)
     assert set(state) == set(expected) and any("running_mean" in name for name in state)
@@ -109,18 +109,15 @@ def test_the_report_gives_the_extremes_of_the_predictions(seed, tmp_path, caplog
     model.classification_loss = FailingLoss(model.classification_loss, 0)
     predictions = []
     model.head.register_forward_hook(lambda head, inputs, output: predictions.append(output))
-    matched = []
-    label_anchors = model.label_anchors
-    model.label_anchors = lambda *args: matched.append(label_anchors(*args)) or matched[-1]
     run(make_step(cfg, model, [batch]), 1)
-    logits, deltas = predictions[0]
+    logits, deltas = predictions[0][:2]
     level = max(range(3), key=lambda i: logits[i].abs().max())
     by_class = logits[level].unflatten(1, (-1, 3)).abs().amax(dim=(0, 1, 3, 4))
     expected = f"largest logit: {by_class.max():.3g} (level p{3 + level}, class {by_class.argmax()})"
     assert expected in caplog.text
     level = max(range(3), key=lambda i: deltas[i].abs().max())
     assert f"largest predicted box delta: {deltas[level].abs().max():.3g} (level p{3 + level})" in caplog.text
-    labels, _ = matched[0]
+    labels = model.assign(batch).labels
     assert f"positive anchors: {((labels >= 0) & (labels < 3)).sum()}" in caplog.text
 
 
@@ -161,7 +158,7 @@ def test_a_learning_rate_that_explodes_ends_the_training(seed, tmp_path, caplog)
     lines = str(error.value).splitlines()
     assert lines[0].startswith("training diverged: losses or gradients of 3 steps")
     assert f"since iteration {first};" in lines[0]
-    assert lines[1].startswith(f"there is no checkpoint of before iteration {first} in {tmp_path}: start again")
+    assert lines[1].startswith(f"there is no checkpoint from before iteration {first} in {tmp_path}: start again")
     assert lines[2].endswith(f"python -m retina_plugin replay {tmp_path}/divergence/iteration_{first}_rank_0.pth")
     rate = "BASE_LR is 1e+30; for SOLVER.IMS_PER_BATCH 16 the linear rule gives 0.01"
     causes = [rate, "warm-up", "check-data", "PIXEL_STD"]
@@ -199,9 +196,9 @@ def test_files_are_few_and_hold_the_step(seed, tmp_path, caplog):
     batch = copy.deepcopy(step.data_loader[0])
     run(step, 5)
     files = sorted(path.name for path in (tmp_path / "divergence").iterdir())
-    assert files == [f"iteration_{i}_rank_0.pth" for i in range(MAX_RECORDINGS)]
-    assert caplog.text.count("not saved") == 5 - MAX_RECORDINGS
-    recorded, data = read_recording(tmp_path / "divergence" / files[0])
+    assert files == [f"iteration_{i}_rank_0.pth" for i in range(MAX_SNAPSHOTS)]
+    assert caplog.text.count("not saved") == 5 - MAX_SNAPSHOTS
+    recorded, data = read_snapshot(tmp_path / "divergence" / files[0])
     assert all(torch.equal(data["model"][name], value) for name, value in weights.items())
     assert (recorded.iteration, recorded.precision, recorded.loss_scale) == (0, "fp32", 1)
     assert torch.equal(recorded.batch[0]["image"], batch[0]["image"]) and recorded.batch[0]["image_id"] == 0
@@ -267,9 +264,9 @@ def test_one_of_two_processes_is_not_finite(seed, tmp_path):
         state, expected = (torch.load(tmp_path / f"state_{is_spoiled}_{rank}.pth") for is_spoiled in (True, False))
         assert all(torch.equal(state[name], value) for name, value in expected.items())
     first, second = (tmp_path / "log_0.txt").read_text().split("The step of iteration ")[1:]
-    assert "loss_cls is nan" in first and "on process 1" in first and "process 0" not in first
-    assert "process 1: images: id 10 street/10.jpg, id 11 street/11.jpg" in first
-    assert "on process 0" in second and "process 1" not in second
+    assert "loss_cls is nan" in first and "on rank 1" in first and "rank 0" not in first
+    assert "rank 1: images: id 10 street/10.jpg, id 11 street/11.jpg" in first
+    assert "on rank 0" in second and "rank 1" not in second
     assert not (tmp_path / "log_1.txt").read_text()
     recordings = sorted(path.name for path in (tmp_path / "divergence").iterdir())
     assert recordings == ["iteration_2_rank_1.pth", "iteration_4_rank_0.pth"]

@@ -4,7 +4,6 @@ import retina_plugin  # first: the processes that tests start import this file a
 
 import torch  # isort: skip
 from detectron2.config import get_cfg
-from detectron2.engine import SimpleTrainer
 from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 from detectron2.structures import Boxes, Instances
@@ -82,7 +81,7 @@ def make_batches(seed, num_batches, boxes=(3, 0, 2, 1)):
 def make_step(cfg, model, batches):
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, cfg.SOLVER.BASE_LR, momentum=0.9, weight_decay=1e-4)
-    return TrainingStep(SimpleTrainer(model, batches, optimizer), cfg)
+    return TrainingStep(model, batches, optimizer, cfg)
 
 
 def run(step, num_steps, first=0):

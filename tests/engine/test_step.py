@@ -10,9 +10,9 @@ from detectron2.utils.events import EventStorage
 from torch.overrides import TorchFunctionMode
 
 from retina_plugin.core.errors import DivergenceError
-from retina_plugin.engine.accumulation import add_gradients
 from retina_plugin.engine.step import MAX_OVERFLOWS
 from retina_plugin.losses import LossNormalizer
+from retina_plugin.modeling.gradients import compute_gradients
 
 from .small import make_batches, make_cfg, make_model, make_step, run, state_of
 
@@ -41,11 +41,11 @@ def test_without_parts_it_is_the_step_of_detectron2(seed):
 
 
 @pytest.mark.parametrize("mode", LossNormalizer.MODES)
-@pytest.mark.parametrize("num_parts", [2, 4])
-def test_a_training_in_parts_is_the_same_training(seed, mode, num_parts):
+@pytest.mark.parametrize("num_micro_batches", [2, 4])
+def test_a_training_in_parts_is_the_same_training(seed, mode, num_micro_batches):
     opts = ("MODEL.RETINANET.LOSS_NORMALIZER", mode)
     before, expected, weights = train(seed, *opts)
-    _, logged, weights_in_parts = train(seed, *opts, "SOLVER.ACCUMULATE_STEPS", num_parts)
+    _, logged, weights_in_parts = train(seed, *opts, "SOLVER.ACCUMULATE_STEPS", num_micro_batches)
     assert any(not torch.equal(weights[name], value) for name, value in before.items())
     for name, value in weights.items():
         assert (weights_in_parts[name] - value).abs().max() <= 1e-6 * value.abs().max(), name
@@ -80,13 +80,13 @@ class Reads(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("num_parts", [1, 2])
-def test_the_host_waits_once_besides_the_model(seed, num_parts):
-    cfg = make_cfg("SOLVER.ACCUMULATE_STEPS", num_parts)
+@pytest.mark.parametrize("num_micro_batches", [1, 2])
+def test_the_host_waits_once_besides_the_model(seed, num_micro_batches):
+    cfg = make_cfg("SOLVER.ACCUMULATE_STEPS", num_micro_batches)
     model, (first, second) = make_model(cfg, seed), make_batches(seed, 2)
     step = make_step(cfg, model, [first, second])
     with EventStorage(), Reads() as of_model:  # matching on a CPU, the kernel of a CPU
-        add_gradients(copy.deepcopy(model), second, num_parts)
+        compute_gradients(copy.deepcopy(model), second, num_micro_batches)
     run(step, 1)
     with Reads() as reads:
         run(step, 1, first=1)

@@ -114,8 +114,10 @@ def test_custom_parts_by_keyword():
     reference = make_model()
 
     class CountLabels(torch.nn.Module):
-        def forward(self, logits, labels, decode_boxes, normalizer):
+        def forward(self, logits, targets, context, normalizer):
+            labels = targets.labels_by_level(logits)
             assert [x.shape[:4] for x in logits] == [y.shape for y in labels]
+            assert [x.shape for x in context.decode_boxes()] == [(*y.shape, 4) for y in labels]
             return (sum((y == 3).sum() for y in labels) + 0 * sum(x.sum() for x in logits)) / normalizer
 
     model = type(reference)(
@@ -124,9 +126,10 @@ def test_custom_parts_by_keyword():
         head_in_features=reference.head_in_features,
         anchor_generator=reference.anchor_generator,
         num_classes=4,
-        anchor_matcher=reference.anchor_matcher,
+        assigner=reference.assigner,
         classification_loss=CountLabels(),
-        box_regression_loss=reference.box_regression_loss,
+        box_coder=reference.box_coder,
+        box_loss=reference.box_loss,
         loss_normalizer=reference.loss_normalizer,
         postprocessor=reference.postprocessor,
         pixel_mean=[0.0] * 3,

@@ -1,6 +1,7 @@
-"""Gradients in parts are those of the whole batch."""
+"""Gradients of micro-batches are those of the whole batch."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from torch import multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from retina_plugin.engine.accumulation import add_gradients, split_batch
+from retina_plugin.core.errors import ConfigError
 from retina_plugin.losses import CLASSIFICATION_LOSS_REGISTRY, LossNormalizer
+from retina_plugin.modeling.gradients import compute_gradients, split_batch
 
-from .small import gradients_of, make_cfg, make_image, make_model
+from ..engine.small import gradients_of, make_cfg, make_image, make_model, make_step
 
 LOSSES = ["focal", "cross_entropy", "focal_star", "hinge", "ohem", "ohem_1to3"]
 BOXES = {"uneven": (5, 1, 0, 2), "a part without boxes": (2, 3, 0, 0), "first part without boxes": (0, 0, 4, 1)}
@@ -37,13 +39,13 @@ def choose(model, loss, mode):
     model.loss_normalizer.ema.copy_(ema)
 
 
-def compute(model, batch, num_parts, **settings):
+def compute(model, batch, num_micro_batches, **settings):
     """Losses, gradients and the normalizer's average afterwards; the model's own stays as it was."""
     ema = getattr(model, "module", model).loss_normalizer.ema
     before = ema.clone()
     model.zero_grad()
     with EventStorage():
-        result = add_gradients(model, copy.deepcopy(batch), num_parts, **settings)
+        result = compute_gradients(model, copy.deepcopy(batch), num_micro_batches, **settings)
     after = ema.clone()
     ema.copy_(before)
     return result.losses, gradients_of(model), after
@@ -64,10 +66,10 @@ def model():
 
 @pytest.mark.parametrize("mode", LossNormalizer.MODES)
 @pytest.mark.parametrize(
-    "loss, boxes, num_parts",
+    "loss, boxes, num_micro_batches",
     [(loss, "uneven", 2) for loss in LOSSES] + [("focal", boxes, num) for boxes in BOXES for num in (2, 4)][1:],
 )
-def test_parts_give_losses_and_gradients_of_the_whole(model, seed, mode, loss, boxes, num_parts):
+def test_parts_give_losses_and_gradients_of_the_whole(model, seed, mode, loss, boxes, num_micro_batches):
     choose(model, loss, mode)
     batch = images(seed, BOXES[boxes])
     with EventStorage() as storage:  # without any of the code that is tested
@@ -77,7 +79,7 @@ def test_parts_give_losses_and_gradients_of_the_whole(model, seed, mode, loss, b
         sum(losses.values()).backward()
         expected = losses, gradients_of(model), model.loss_normalizer.ema.clone()
         model.loss_normalizer.ema.copy_(ema)
-    ours = compute(model, batch, num_parts)
+    ours = compute(model, batch, num_micro_batches)
     assert_same(ours, expected)
     assert storage.latest()["num_pos_anchors"][0] > 0
 
@@ -128,8 +130,8 @@ class MeanLoss(nn.Module):
 
 
 @pytest.mark.parametrize("as_dict", [True, False])
-@pytest.mark.parametrize("num_images, num_parts", [(4, 2), (5, 3), (2, 4)])
-def test_other_models_give_the_mean_over_images(as_dict, num_images, num_parts):
+@pytest.mark.parametrize("num_images, num_micro_batches", [(4, 2), (5, 3), (2, 4)])
+def test_other_models_give_the_mean_over_images(as_dict, num_images, num_micro_batches):
     model = MeanLoss(as_dict)
     batch = [{"image": torch.randn(5, 1, 1).double()} for _ in range(num_images)]
     losses = model(batch)
@@ -137,7 +139,7 @@ def test_other_models_give_the_mean_over_images(as_dict, num_images, num_parts):
     sum(losses.values()).backward()
     expected = gradients_of(model)
     model.zero_grad()
-    result = add_gradients(model, batch, num_parts)
+    result = compute_gradients(model, batch, num_micro_batches)
     assert result.num_positives is None and set(result.losses) == set(losses)
     for name, loss in losses.items():
         torch.testing.assert_close(result.losses[name], loss.detach())
@@ -145,14 +147,75 @@ def test_other_models_give_the_mean_over_images(as_dict, num_images, num_parts):
         torch.testing.assert_close(gradient, expected[name])
 
 
+class SquareRoot(nn.Module):
+    """A normalizer of another project, which is not additive over micro-batches and counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, num_positives):
+        self.calls.append(int(num_positives))
+        return num_positives.double().sqrt() + 1
+
+
+def test_a_foreign_normalizer_is_asked_once_about_the_whole_step(seed):
+    model = make_model(make_cfg(), seed)
+    model.loss_normalizer = normalizer = SquareRoot()
+    batch, found = images(seed, BOXES["uneven"]), []
+    for num_micro_batches in (1, 2, 4):
+        model.zero_grad()
+        result = compute_gradients(model, copy.deepcopy(batch), num_micro_batches)
+        found.append((result.losses, gradients_of(model), result.divisor))
+        assert normalizer.calls == [int(result.num_positives.sum())] and normalizer.calls[0] > 0
+        normalizer.calls.clear()
+    assert_same(found[1], found[0]), assert_same(found[2], found[0])
+    # The same losses by hand: those of divisor 1, divided.
+    undivided = model.compute_losses(copy.deepcopy(batch), model.assign(batch), 1.0)
+    for name, loss in undivided.items():
+        expected = loss / (math.sqrt(model.assign(batch).num_positives(3)) + 1)
+        torch.testing.assert_close(found[0][0][name], expected.detach(), rtol=TOLERANCE, atol=0, check_dtype=False)
+
+
+def test_an_assigner_that_looks_at_predictions_gets_those_of_its_batch(seed):
+    model = make_model(make_cfg(), seed)
+    plain, seen = model.assigner, []
+
+    class Looks:
+        needs_predictions = True
+
+        def __call__(self, anchors, gt_instances, predictions, *, num_cell_anchors):
+            seen.append(predictions)
+            return plain(anchors, gt_instances, None, num_cell_anchors=num_cell_anchors)
+
+    batch = images(seed, BOXES["uneven"])
+    expected = compute(model, batch, 1)
+    model.assigner = Looks()
+    assert_same(compute(model, batch, 1), expected)
+    assert [x.shape[:1] + x.shape[3:] for x in seen[0].logits] == [(4, 3, 3)] * 3
+    with pytest.raises(ConfigError, match="ACCUMULATE_STEPS is 2, but .* looks at predictions"):
+        make_step(make_cfg("SOLVER.ACCUMULATE_STEPS", 2), model, [batch])
+
+
+def test_features_that_are_no_quotient_of_size_and_stride_are_refused(seed):
+    model = make_model(make_cfg(), seed)
+    batch = images(seed, (1,))
+    for level in model.backbone.levels:
+        level.padding = (0, 0)
+    with pytest.raises(ValueError, match=r"a feature of stride s must have ceil\(size / s\) cells a side"):
+        compute_gradients(model, batch, 1)
+
+
 def test_batches_are_split_in_order():
     sizes = [(4, 9), (6, 3), (5, 5), (1, 1), (2, 2)]
     batch = [{"image": torch.zeros(3, *size), "id": i} for i, size in enumerate(sizes)]
-    for num_parts, lengths in [(1, [5]), (2, [2, 3]), (5, [1] * 5), (9, [1] * 5)]:
-        parts = split_batch(batch, num_parts)
+    for num_micro_batches, lengths in [(1, [5]), (2, [2, 3]), (5, [1] * 5), (9, [1] * 5)]:
+        parts = split_batch(batch, num_micro_batches)
         assert [len(part) for part in parts] == lengths
         assert [image["id"] for part in parts for image in part] == list(range(5))
-        assert all(image.get("padded_size") == ((6, 9) if num_parts > 1 else None) for part in parts for image in part)
+        assert all(
+            image.get("padded_size") == ((6, 9) if num_micro_batches > 1 else None) for part in parts for image in part
+        )
 
 
 def _run_process(rank, init_file, seed, results):

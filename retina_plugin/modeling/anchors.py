@@ -1,36 +1,38 @@
-"""The anchors of two other RetinaNets, for weights that were trained with them.
+"""Anchor generators of torchvision and Detectron (1), for weights that were trained with them.
 
 Both round to whole pixels, which changes the sides of Detectron2's anchors by up to 6 %. With torchvision's strides,
-anchors of P7 move by up to 84 pixels in an image of 800 x 1344. ``MODEL.ANCHOR_GENERATOR.NAME`` chooses one; the order
-(row, column, size, ratio) and all keys are those of Detectron2's ``DefaultAnchorGenerator``.
+anchors of P7 move by up to 84 pixels in an image of 800 x 1344. ``MODEL.ANCHOR_GENERATOR.NAME`` names the generator;
+order (row, column, size, ratio) and keys are those of Detectron2's ``DefaultAnchorGenerator``.
 
 L levels, A anchors a cell.
 """
 
+from collections.abc import Sequence
+
 import torch
 from detectron2.modeling import ANCHOR_GENERATOR_REGISTRY
 from detectron2.modeling.anchor_generator import BufferList, DefaultAnchorGenerator
+from torch import Tensor
 
 
 @ANCHOR_GENERATOR_REGISTRY.register()
 class TorchvisionAnchorGenerator(DefaultAnchorGenerator):
-    """Corners rounded to whole pixels, and the stride of a level is what divides the padded image into its cells.
+    """Generates torchvision's anchors: corners in whole pixels, strides from the padded image.
 
-    The stride is the integer quotient of padded side and number of cells, for rows and columns each: where the image
-    is no multiple of a level's nominal stride, it is smaller. The first level's nominal stride must divide the image,
-    as the pyramid's padding sees to.
+    The stride of a level is the integer quotient of padded side and number of cells, for rows and columns each. If the
+    side is not a multiple of the nominal stride, the quotient is smaller. The nominal stride of the first level must
+    divide both sides, which the padding for the pyramid ensures.
     """
 
-    def generate_cell_anchors(self, sizes, aspect_ratios):
-        """The A anchors (A, 4) of a cell, XYXY in pixels around (0, 0), size-major; torchvision's own arithmetic."""
-        sizes, aspect_ratios = torch.tensor(sizes), torch.tensor(aspect_ratios)
-        height = torch.sqrt(aspect_ratios)
-        size = torch.stack([1 / height, height], dim=1)[None] * sizes[:, None, None]  # (sizes, ratios, XY)
-        corner = (size.flatten(0, 1) / 2).round()
+    def generate_cell_anchors(self, sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
+        """Generate the anchors (A, 4) of a cell around (0, 0), XYXY in pixels, size-major; torchvision's arithmetic."""
+        height = torch.sqrt(torch.tensor(aspect_ratios))
+        sides = torch.stack([1 / height, height], dim=1)[None] * torch.tensor(sizes)[:, None, None]
+        corner = (sides.flatten(0, 1) / 2).round()  # from (sizes, ratios, XY)
         return torch.cat([-corner, corner], dim=1)
 
-    def _grid_anchors(self, grid_sizes):
-        """list of L tensors (Hl * Wl * A, 4) for L pairs (Hl, Wl)."""
+    def _grid_anchors(self, grid_sizes: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Generate L tensors (Hl * Wl * A, 4) for L pairs (Hl, Wl)."""
         image = [cells * self.strides[0] for cells in grid_sizes[0]]
         anchors = []
         for cells, cell_anchors in zip(grid_sizes, self.cell_anchors):
@@ -46,23 +48,25 @@ class TorchvisionAnchorGenerator(DefaultAnchorGenerator):
 
 @ANCHOR_GENERATOR_REGISTRY.register()
 class DetectronAnchorGenerator(DefaultAnchorGenerator):
-    """Multiples of boxes with the area of a cell, whose width and height are rounded to whole pixels.
+    """Generates Detectron's anchors: multiples of boxes with the area of a cell and sides in whole pixels.
 
-    Detectron (1) gives a box by its first and its last pixel. Here, as everywhere in Detectron2, it ends where the last
-    pixel ends: one further. Its anchors, centered at (stride - 1) / 2 there, are at half a stride then:
+    A box of Detectron (1) ends at the index of its last pixel, a box of Detectron2 where that pixel ends, one further.
+    Anchors that Detectron centers at (stride - 1) / 2 are therefore centered at half a stride here:
     ``MODEL.ANCHOR_GENERATOR.OFFSET`` must be 0.5.
     """
 
-    def _calculate_anchors(self, sizes, aspect_ratios):
+    def _calculate_anchors(
+        self, sizes: Sequence[Sequence[float]], aspect_ratios: Sequence[Sequence[float]]
+    ) -> BufferList:
         return BufferList([_multiples_of_rounded_boxes(*level) for level in zip(sizes, aspect_ratios, self.strides)])
 
 
-def _multiples_of_rounded_boxes(sizes, aspect_ratios, stride):
+def _multiples_of_rounded_boxes(sizes: Sequence[float], aspect_ratios: Sequence[float], stride: int) -> Tensor:
     anchors = []
     for size in sizes:
         scale = size / stride
         for ratio in aspect_ratios:
-            # Python rounds halves to even, as numpy does in Detectron.
+            # Python rounds halves to even, like numpy in Detectron.
             width = round((stride * stride / ratio) ** 0.5)
             height = round(width * ratio)
             anchors.append([-scale * width / 2, -scale * height / 2, scale * width / 2, scale * height / 2])

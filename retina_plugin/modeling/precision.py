@@ -1,4 +1,4 @@
-"""Half precision by name: what ``TEST.PRECISION`` and ``SOLVER.AMP.PRECISION`` mean."""
+"""The precisions of ``TEST.PRECISION`` and ``SOLVER.AMP.PRECISION``."""
 
 import contextlib
 import functools
@@ -6,24 +6,23 @@ import logging
 
 import torch
 
-# None: everything stays in the precision of the weights.
+# Name -> dtype for autocast; None keeps the precision of the weights.
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-TRAINING_PRECISIONS = ("fp16", "bf16")  # of SOLVER.AMP, beside its absence
+TRAINING_PRECISIONS = ("fp16", "bf16")  # of SOLVER.AMP
 
 
-def check_precision(precision):
-    """Raise ``ValueError`` for a precision that is no name in PRECISIONS."""
+def check_precision(precision: str) -> None:
+    """Raise ``ValueError`` unless ``precision`` is a name in PRECISIONS."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision '{precision}' is none of {', '.join(PRECISIONS)}")
 
 
-def autocast(device_type, precision):
-    """A context in which convolutions compute in ``precision``; weights keep theirs.
+def autocast(device_type: str, precision: str) -> contextlib.AbstractContextManager[object]:
+    """Create a context in which convolutions compute in ``precision``; weights keep their dtype.
 
     Args:
-        device_type: "cuda", "cpu": where the tensors are.
-        precision: a name in PRECISIONS. With "fp32" the context changes nothing, so that a caller's own
-            ``torch.autocast`` holds.
+        device_type: device of the tensors, such as "cuda" or "cpu".
+        precision: a name in PRECISIONS. "fp32" changes nothing, not even a caller's own ``torch.autocast``.
 
     Raises:
         ValueError: unknown precision.
@@ -37,14 +36,14 @@ def autocast(device_type, precision):
     return torch.autocast(device_type, dtype)
 
 
-@functools.cache  # once
-def _warn_of_slow_cpu(precision):
+@functools.cache  # one warning a process
+def _warn_of_slow_cpu(precision: str) -> None:
     if not _cpu_has_convolutions(precision):
         logging.getLogger(__name__).warning(
             "This CPU has no instructions for convolutions in %s: they take many times as long as in fp32.", precision
         )
 
 
-def _cpu_has_convolutions(precision):
-    ask = getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported", None)
-    return ask is None or ask()  # a torch that cannot tell gets no warning
+def _cpu_has_convolutions(precision: str) -> bool:
+    is_supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported", None)
+    return is_supported is None or is_supported()  # no warning if this version of torch has no such function

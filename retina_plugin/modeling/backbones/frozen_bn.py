@@ -1,40 +1,43 @@
-"""A convolution and the frozen batch norm behind it as one convolution.
+"""Folds a frozen batch norm into the convolution before it.
 
-Detectron2 convolves, and then multiplies and shifts every activation: in training these are two passes over the output
-and one over its gradient. Frozen, the norm is an affine function a channel, which the convolution can do itself:
+Detectron2 convolves, then scales and shifts every activation: in training, two passes over the output and one over its
+gradient. A frozen norm is an affine function of each channel, which the convolution can include:
 scale * conv(x, weight) + shift = conv(x, scale * weight) + shift.
 """
 
+from typing import Any
+
 import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def fold_frozen_bn(module):
-    """Let every ``Conv2d`` of Detectron2 with a ``FrozenBatchNorm2d`` apply the norm to its weight (in place).
+def fold_frozen_bn(module: nn.Module) -> int:
+    """Fold the ``FrozenBatchNorm2d`` of every Detectron2 ``Conv2d`` into the weight of the convolution (in place).
 
-    Modules, parameters and buffers stay the same objects with the same names. A norm that is a module of its own, as in
-    a head's tower, stays as it is.
+    Modules, parameters and buffers stay the same objects with the same names. A norm that is a separate module, as in
+    the towers of a head, is not folded.
 
     Returns:
-        The number of convolutions that are folded.
+        The number of folded convolutions.
     """
-    # Their subclasses may compute something else.
+    # A subclass may compute something else, so types must be exact.
     convs = [m for m in module.modules() if type(m) is Conv2d and type(m.norm) is FrozenBatchNorm2d]
     for conv in convs:
-        # A new module in its place would miss the lists of convolutions that FPN keeps besides its children.
+        # A new module would not replace the convolution in the plain lists that FPN keeps besides its children.
         conv.__class__ = FrozenBNConv2d
     return len(convs)
 
 
 class FrozenBNConv2d(Conv2d):
-    """Detectron2's ``Conv2d`` whose norm is a ``FrozenBatchNorm2d``: the same up to rounding.
+    """Computes Detectron2's ``Conv2d`` with a ``FrozenBatchNorm2d`` as one convolution, equal up to rounding.
 
-    The weight is scaled in every forward, which costs next to nothing beside the convolution. A scaled copy to keep
-    would be wrong as soon as weights are loaded, trained or moved.
+    The weight is scaled in every forward pass, which costs little compared to the convolution. A stored scaled weight
+    would be outdated when weights are loaded, trained or moved.
     """
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         norm = self.norm
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         shift = norm.bias - norm.running_mean * scale
@@ -44,27 +47,26 @@ class FrozenBNConv2d(Conv2d):
         geometry = (self.stride, self.padding, self.dilation, self.groups)
         if torch.is_grad_enabled():
             x = _ScaledConvolution.apply(x, self.weight, scale, shift, geometry)
-        else:  # what exporters understand
+        else:  # exporters do not support autograd functions
             x = F.conv2d(x, self.weight * scale, shift, *geometry)
         return x if self.activation is None else self.activation(x)
 
 
 class _ScaledConvolution(torch.autograd.Function):
-    """conv(x, scale * weight) + shift, which scales the weight again in backward.
+    """Computes conv(x, scale * weight) + shift, and scales the weight again in backward.
 
-    Autograd would keep the scaled weights of all layers until then: 90 MB for ResNet-50.
+    Autograd would store the scaled weights of all layers until backward: 90 MB for ResNet-50.
     """
 
     @staticmethod
-    def forward(ctx, x, weight, scale, shift, geometry):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, geometry: tuple[Any, ...]) -> Tensor:
         output = F.conv2d(x, weight * scale, shift, *geometry)
         ctx.geometry = geometry
-        # Under autocast, the convolution's own precision.
-        ctx.save_for_backward(x.to(output.dtype), weight, scale)
+        ctx.save_for_backward(x.to(output.dtype), weight, scale)  # autocast changes the dtype of the convolution
         return output
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, Tensor | None, None]:
         x, weight, scale = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.geometry
         needs_x, needs_weight, _, needs_shift, _ = ctx.needs_input_grad

@@ -1,44 +1,63 @@
-"""ResNet / ResNeXt with a feature pyramid on levels P3 to P7 (section 4, "Feature Pyramid Network Backbone")."""
+"""ResNet or ResNeXt with a feature pyramid on levels P3 to P7 (section 4, "Feature Pyramid Network Backbone")."""
 
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
+from torch import Tensor
 
 from retina_plugin.config import require_retina_config
 
 TOP_BLOCK_IN_FEATURES = ("res5", "p5")
 
 
-class LastLevelP6P7WithoutReLU(LastLevelP6P7):
-    """P6 and P7 without a non-linearity between them, as in mmdetection; the names of its parent's parameters."""
+class PaddedFPN(FPN):
+    """Detectron2's FPN for images padded to multiples of a given size, in place of the stride of C5."""
 
-    def forward(self, c5):
+    def __init__(self, *, size_divisibility: int, **fpn: Any) -> None:
+        """
+        Args:
+            size_divisibility: in pixels.
+            fpn: arguments of Detectron2's ``FPN``.
+        """
+        super().__init__(**fpn)
+        self._multiple = size_divisibility
+
+    @property
+    def size_divisibility(self) -> int:
+        return self._multiple
+
+
+class LastLevelP6P7WithoutReLU(LastLevelP6P7):
+    """Makes P6 and P7 without a ReLU between them, as mmdetection; parameter names of ``LastLevelP6P7``."""
+
+    def forward(self, c5: Tensor) -> list[Tensor]:
         p6 = self.p6(c5)
         return [p6, self.p7(p6)]
 
 
 @BACKBONE_REGISTRY.register()
-def build_p3p7_resnet_fpn_backbone(cfg, input_shape):
+def build_p3p7_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PaddedFPN:
     """Build Detectron2's ResNet and FPN with P6 and P7 on top.
 
-    P6 is a stride-2 3x3 convolution on C5 (``MODEL.FPN.TOP_BLOCK_IN_FEATURE: res5``, as the paper and the
-    model zoo) or on P5 (``p5``, as torchvision); P7 is a stride-2 3x3 convolution on ReLU(P6), or on P6 itself with
-    ``MODEL.FPN.TOP_BLOCK_RELU: False``.
-
-    ``MODEL.RESNETS`` chooses ResNet-18 to 152 or ResNeXt, ``MODEL.FPN`` channels and normalization. The
-    parameter names are those of Detectron2's ``build_retinanet_resnet_fpn_backbone``.
+    P6 is a stride-2 3x3 convolution on C5 (``MODEL.FPN.TOP_BLOCK_IN_FEATURE: res5``, as the paper and the model zoo) or
+    on P5 (``p5``, as torchvision); P7 is a stride-2 3x3 convolution on ReLU(P6), or on P6 itself with
+    ``MODEL.FPN.TOP_BLOCK_RELU: False``. ``MODEL.RESNETS`` selects ResNet-18 to 152 or ResNeXt, ``MODEL.FPN`` channels
+    and normalization. Parameter names are those of Detectron2's ``build_retinanet_resnet_fpn_backbone``.
 
     Args:
-        cfg: a Detectron2 ``CfgNode`` with the keys of ``add_retina_config``.
-        input_shape: ``ShapeSpec`` of the image (its number of channels).
+        cfg: with the keys of ``add_retina_config``.
+        input_shape: the number of image channels.
 
     Returns:
-        :class:`FPN`: image (N, C, H, W), H and W multiples of 32 -> dict of "p3".."p7" (and "p2" if
-        ``MODEL.FPN.IN_FEATURES`` starts at res2), each (N, ``MODEL.FPN.OUT_CHANNELS``, ceil(H / stride),
-        ceil(W / stride)).
+        Module: images (N, C, H, W), H and W multiples of 32 -> dict of "p3".."p7" (also "p2" if
+        ``MODEL.FPN.IN_FEATURES`` starts at res2), each (N, OUT_CHANNELS, ceil(H / stride), ceil(W / stride)).
 
     Raises:
-        ValueError: ``TOP_BLOCK_IN_FEATURE`` is neither res5 nor p5, ``SIZE_DIVISIBILITY`` is no multiple of 32,
-            or C5 is not made.
+        ValueError: ``TOP_BLOCK_IN_FEATURE`` is neither res5 nor p5, ``SIZE_DIVISIBILITY`` is not a multiple of 32, or
+            the ResNet does not output C5.
     """
     require_retina_config(cfg)
     in_features, out_channels = cfg.MODEL.FPN.IN_FEATURES, cfg.MODEL.FPN.OUT_CHANNELS
@@ -60,7 +79,8 @@ def build_p3p7_resnet_fpn_backbone(cfg, input_shape):
         )
     top_in_channels = made["res5"].channels if top_in_feature == "res5" else out_channels
     top_block = LastLevelP6P7 if cfg.MODEL.FPN.TOP_BLOCK_RELU else LastLevelP6P7WithoutReLU
-    fpn = FPN(
+    return PaddedFPN(
+        size_divisibility=cfg.MODEL.FPN.SIZE_DIVISIBILITY,
         bottom_up=bottom_up,
         in_features=in_features,
         out_channels=out_channels,
@@ -68,5 +88,3 @@ def build_p3p7_resnet_fpn_backbone(cfg, input_shape):
         top_block=top_block(top_in_channels, out_channels, in_feature=top_in_feature),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
-    fpn._size_divisibility = cfg.MODEL.FPN.SIZE_DIVISIBILITY  # which Detectron2 takes from C5
-    return fpn

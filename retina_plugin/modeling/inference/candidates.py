@@ -1,31 +1,34 @@
-"""The best pairs of anchor and class of a level (section 4.1, "Inference"), without a score for all the others.
+"""Finds the pairs of anchor and class with the highest scores of a level (section 4.1, "Inference").
 
 A level of an image has up to 12 million logits, and at most a thousand of them become candidates. Each logit is read
-once, where it lies in memory, for the largest of every chunk; only the chunks that can hold a candidate are searched,
-and only what is found there gets a score.
+once, in memory order, for the maximum of its chunk; only chunks that can contain a candidate are searched, and only
+the logits found there get a score.
 
-H, W cells of the level, A anchors a cell, K classes.
+H x W cells of the level, A anchors a cell, K classes, C candidates.
 """
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-LONGEST_CHUNK = 512  # logits; longer ones would be read no faster, but leave more to search
-SEARCHED_AT_ONCE = 2**19  # logits: a thousand chunks, and what bounds the memory where very many logits are equal
+LONGEST_CHUNK = 512  # logits; longer chunks are read no faster, and leave more to search
+SEARCHED_AT_ONCE = 2**19  # logits, a thousand chunks; bounds the memory if very many logits are equal
 
 
-def top_candidates(logits, score_thresh, topk):
+def top_candidates(logits: Tensor, score_thresh: float, topk: int) -> tuple[Tensor, Tensor]:
     """Find the pairs of anchor and class with the highest scores.
 
     Args:
-        logits: float (H, W, A, K) of one level of one image. It can have its dimensions in any order in memory and is
-            not copied, unless it leaves gaps there. A logit that is NaN is never a candidate.
-        score_thresh: candidates score above it.
-        topk: the most candidates.
+        logits: float (H, W, A, K) of one level of one image, with the dimensions in any order in memory; copied only if
+            not dense in memory. A NaN is never a candidate.
+        score_thresh: candidates have a higher score.
+        topk: maximum number of candidates.
 
     Returns:
         scores: (C,), descending, float32 (float64 for float64 logits).
-        index: int64 (C,), where in ``logits.flatten()`` the C candidates are; ascending among equal scores.
+        index: int64 (C,), positions of the candidates in ``logits.flatten()``; ascending among equal scores.
     """
     by_stride = sorted(range(4), key=logits.stride, reverse=True)
     in_memory = logits.permute(by_stride)
@@ -35,7 +38,7 @@ def top_candidates(logits, score_thresh, topk):
 
     scores = largest.new_empty(0, dtype=_score_dtype(largest))
     index = torch.empty(0, dtype=torch.int64, device=logits.device)
-    promising = (~(largest < lowest)).nonzero().squeeze(1)  # also where the largest is NaN: others may be beside it
+    promising = (~(largest < lowest)).nonzero().squeeze(1)  # a maximum of NaN can hide other logits of the chunk
     for some in promising.split(SEARCHED_AT_ONCE // chunks.shape[1]):
         row, column = (chunks[some] >= lowest).nonzero(as_tuple=True)
         row = some[row]
@@ -49,10 +52,10 @@ def top_candidates(logits, score_thresh, topk):
     return scores, index
 
 
-def unravel(index, shape):
-    """Coordinates, one int64 tensor a dimension, of flat indices into ``shape``.
+def unravel(index: Tensor, shape: Sequence[int]) -> list[Tensor]:
+    """Convert flat indices into ``shape`` to coordinates, one int64 tensor a dimension.
 
-    Unlike ``torch.unravel_index``, it sends nothing to a GPU.
+    Unlike ``torch.unravel_index``, it copies nothing from the host to a GPU.
     """
     coordinates = []
     for size in reversed(shape):
@@ -61,37 +64,37 @@ def unravel(index, shape):
     return coordinates[::-1]
 
 
-def _chunks(memory, topk):
-    # Several times as many chunks as candidates, so that those that hold one are a small part of the level.
+def _chunks(memory: Tensor, topk: int) -> Tensor:
+    # Several times as many chunks as candidates: chunks that contain a candidate are then a small part of the level.
     longest = min(LONGEST_CHUNK, max(1, len(memory) // (8 * (topk + 1))))
     return memory.view(-1, next(n for n in range(longest, 0, -1) if len(memory) % n == 0))
 
 
-def _score_to_reach(largest, score_thresh, topk):
-    """A score (0-dim) that no candidate is below, given the largest logit of every chunk."""
+def _score_to_reach(largest: Tensor, score_thresh: float, topk: int) -> Tensor:
+    """Lower bound (0-dim) of the scores of all candidates, from the largest logit of every chunk."""
     if len(largest) <= topk:
         return largest.new_full((), score_thresh, dtype=_score_dtype(largest))
-    # So many logits, one in each of as many chunks, have at least this score: so do the topk best of all.
+    # At least topk + 1 logits, one in each of as many chunks, reach this score, and so do the topk best of all.
     best = largest.masked_fill(largest.isnan(), -torch.inf).topk(topk + 1).values
     return _scores(best)[-1].clamp(min=score_thresh)
 
 
-def _lowest_logit(score):
-    # A hair lower than the inverse, so that no rounding, here or of the score, hides a candidate.
+def _lowest_logit(score: Tensor) -> Tensor:
+    # Slightly below the inverse sigmoid: rounding, here or in the score, must not hide a candidate.
     return (score * (1 - 1e-5)).clamp(0, 1).logit()
 
 
-def _best(scores, index, topk):
+def _best(scores: Tensor, index: Tensor, topk: int) -> tuple[Tensor, Tensor]:
     by_index = index.argsort()
     scores, order = scores[by_index].sort(descending=True, stable=True)
     return scores[:topk], index[by_index[order[:topk]]]
 
 
-def _scores(logits):
-    # On a CPU, those that do not fill a vector register are rounded differently. Padded, equal logits score equally.
+def _scores(logits: Tensor) -> Tensor:
+    # A CPU rounds elements that do not fill a vector register differently. With padding, equal logits score equally.
     padded = F.pad(logits.to(_score_dtype(logits)), (0, -len(logits) % 64))
     return padded.sigmoid()[: len(logits)]
 
 
-def _score_dtype(logits):
+def _score_dtype(logits: Tensor) -> torch.dtype:
     return torch.promote_types(logits.dtype, torch.float32)

@@ -34,9 +34,7 @@ from tqdm import tqdm
 from retina_plugin.checkpoint import RetinaCheckpointer
 from retina_plugin.config.checks import builds_focal_retinanet, check_class_count
 from retina_plugin.engine import load_config
-from retina_plugin.losses.focal import pointwise_focal
-from retina_plugin.losses.sigmoid import signed_logits
-from retina_plugin.modeling.head import per_anchor
+from retina_plugin.losses.functional import compute_x_t, pointwise_focal
 
 GAMMAS = (0, 0.5, 1, 2)
 HARDEST = {"positives": 0.2, "negatives": 0.01}  # the part of the examples whose share of the loss is reported
@@ -79,7 +77,7 @@ def cumulative_loss(x_t, gamma):
     """
     # The loss falls with x_t, whatever gamma is. From p_t = sigmoid(x_t) in float32, that of easy examples would be 0.
     easiest_first = torch.from_numpy(np.sort(x_t)[::-1].astype(np.float64))
-    loss = pointwise_focal(easiest_first, gamma).numpy()
+    loss = pointwise_focal(gamma)(easiest_first).numpy()
     cumulative = np.concatenate([[0.0], np.cumsum(loss)])
     return cumulative / cumulative[-1]
 
@@ -101,14 +99,8 @@ def collect(model, loader, positives, negatives):
         ValueError: a logit that is not finite.
     """
     for batch in tqdm(loader, unit="image", disable=None):  # silent unless a person watches
-        images = model.preprocess_image(batch)
-        features = model.backbone(images.tensor)
-        features = [features[f] for f in model.head_in_features]
-        logits, _ = model.head(features)
-        logits = torch.cat([per_anchor(x, model.num_classes).flatten(1, 3) for x in logits], dim=1)  # (N, R, K)
-        ground_truth = [image["instances"].to(model.device) for image in batch]
-        labels, _ = model.label_anchors(model.anchor_generator(features), ground_truth)  # (N, R)
-        x_t, is_class = signed_logits(logits, labels)
+        logits = torch.cat([x.flatten(1, 3) for x in model.raw_predictions(batch).logits], dim=1)  # (N, R, K)
+        x_t, is_class = compute_x_t(logits, model.assign(batch).labels)
         if not x_t.isfinite().all():
             raise ValueError(f"the weights give logits that are not finite on {batch[0]['file_name']}: did it diverge?")
         positives.add(x_t[is_class].cpu().numpy())

@@ -1,34 +1,67 @@
-"""The registry of classification losses, and what its entries promise.
+"""Classification losses by name: what a loss is called with, how it is registered and built."""
 
-An entry is a function ``f(cfg) -> nn.Module``, registered under the name that
-``MODEL.RETINANET.CLS_LOSS`` selects. The module is called once for all levels:
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-    loss = module(logits, labels, decode_boxes, normalizer)
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
 
-================  ================================================================================
-``logits``        list of L float tensors, (N, Hl, Wl, A, K): views of the head's output, in
-                  whatever memory order it has. A kernel that cares looks at the strides; nothing
-                  is copied for it.
-``labels``        list of L integer tensors, (N, Hl, Wl, A): 0..K-1 a class, K background, -1
-                  ignored.
-``decode_boxes``  function without arguments, for losses that look at boxes; the others pay
-                  nothing for it. Returns a list of L float32 tensors, (N, Hl, Wl, A, 4): the
-                  predicted boxes, XYXY in pixels, without gradient.
-``normalizer``    0-dim float32 tensor > 0, without gradient; see
-                  :class:`retina_plugin.losses.LossNormalizer`.
-``loss``          0-dim float32 tensor: the sum over images, anchors and classes, divided by
-                  ``normalizer``.
-================  ================================================================================
+from retina_plugin.config.registries import CLASSIFICATION_LOSS_REGISTRY
+from retina_plugin.losses.targets import Targets
 
-N images, L levels, A anchors a cell, K classes.
-"""
-
-from fvcore.common.registry import Registry
-
-CLASSIFICATION_LOSS_REGISTRY = Registry("CLASSIFICATION_LOSS")
+Builder = TypeVar("Builder", bound=Callable[[CfgNode], nn.Module])
 
 
-def build_classification_loss(cfg):
+@dataclass(frozen=True)
+class LossContext:
+    """Gives a loss what it may need beyond logits and targets.
+
+    Attributes:
+        decode_boxes: returns L float32 tensors (N, Hl, Wl, A, 4), the predicted boxes, XYXY in pixels, without
+            gradient. The boxes are decoded at each call; a loss that does not call it costs no decoding.
+    """
+
+    decode_boxes: Callable[[], list[Tensor]]
+
+
+class ClassificationLoss(Protocol):
+    """The interface of the modules that functions in ``CLASSIFICATION_LOSS_REGISTRY`` build."""
+
+    def __call__(
+        self, logits: Sequence[Tensor], targets: Targets, context: LossContext, normalizer: Tensor | float
+    ) -> Tensor:
+        """Compute the classification loss of a batch.
+
+        Args:
+            logits: L float tensors (N, Hl, Wl, A, K), views of the head's output in its memory order.
+            targets: labels, boxes and soft scores of the R anchors of all levels.
+            context: predicted boxes on demand.
+            normalizer: divisor > 0, a number or a 0-dim float32 tensor without gradient.
+
+        Returns:
+            0-dim float32 tensor: the sum over images, anchors and classes, divided by ``normalizer``.
+        """
+
+
+def register_classification_loss(*keys: str) -> Callable[[Builder], Builder]:
+    """Register a function ``f(cfg) -> nn.Module`` as the classification loss of the function's name.
+
+    Args:
+        keys: keys of its own that the loss reads in MODEL.RETINANET, kept as the function's attribute ``reads_keys``.
+            The configuration checks report one that is set while another loss with ``reads_keys`` is chosen. A loss
+            registered with ``CLASSIFICATION_LOSS_REGISTRY.register()`` may read any key.
+    """
+
+    def register(build: Builder) -> Builder:
+        vars(build).update(reads_keys=keys)
+        CLASSIFICATION_LOSS_REGISTRY.register(build)
+        return build
+
+    return register
+
+
+def build_classification_loss(cfg: CfgNode) -> nn.Module:
     """Build the loss that ``cfg.MODEL.RETINANET.CLS_LOSS`` names.
 
     Raises:
@@ -38,5 +71,5 @@ def build_classification_loss(cfg):
     build = CLASSIFICATION_LOSS_REGISTRY.get(cfg.MODEL.RETINANET.CLS_LOSS)
     try:
         return build(cfg)
-    except TypeError as error:  # the configuration system lets null stand for a number
+    except TypeError as error:  # YAML's null passes the configuration's type check for numbers
         raise ValueError(f"MODEL.RETINANET.CLS_LOSS {cfg.MODEL.RETINANET.CLS_LOSS}: {error}") from error

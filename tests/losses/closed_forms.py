@@ -89,3 +89,22 @@ def random_case(num_anchors=400, num_classes=7, scale=4.0, margin=None, dtype=to
 def value_and_gradient(loss, logits):
     """The 0-dim loss, detached, and its gradient."""
     return loss.detach(), torch.autograd.grad(loss, logits)[0]
+
+
+def call_module(module, logits, labels, normalizer=1.0, *, scores=None, boxes=None):
+    """Call a loss module with the tensors of each level, (N, ..., K) and (N, ...), or (V, K) and (V,) of one image.
+
+    Without boxes, a module that has them decoded fails.
+    """
+
+    def flatten(values):
+        return torch.cat([y.flatten(1) if x.dim() > 2 else y[None] for x, y in zip(logits, values)], dim=1)
+
+    def decode_boxes():
+        assert boxes is not None, "a loss that does not look at boxes had them decoded"
+        return boxes
+
+    labels, scores = flatten(labels), None if scores is None else flatten(scores)
+    targets = losses.Targets(labels, torch.zeros(*labels.shape, 4), scores)
+    by_level = [x if x.dim() > 2 else x[None] for x in logits]
+    return module(by_level, targets, losses.LossContext(decode_boxes), normalizer)

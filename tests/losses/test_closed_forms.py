@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from .closed_forms import FAMILY, SETTINGS, TYPICAL, closed_form, random_case, value_and_gradient
+from .closed_forms import FAMILY, SETTINGS, TYPICAL, call_module, closed_form, random_case, value_and_gradient
 
 CASES = [(name, settings) for name, variants in SETTINGS.items() for settings in variants]
 SMOOTH = [(name, settings) for name, settings in CASES if name != "hinge"]
@@ -97,8 +97,8 @@ def test_autocast_changes_nothing(name, settings, dtype, autocast):
     logits, labels = random_case()
     logits = logits.detach().to(dtype).requires_grad_()
     module = FAMILY[name].module(alpha=[0.25] * 7, **settings)
-    expected, expected_gradient = value_and_gradient(module([logits], [labels], None), logits)
+    expected, expected_gradient = value_and_gradient(call_module(module, [logits], [labels]), logits)
     with torch.autocast("cpu", dtype=autocast):
-        loss = module([logits], [labels], None)
+        loss = call_module(module, [logits], [labels])
     loss, gradient = value_and_gradient(loss, logits)
     assert loss.dtype == torch.float32 and torch.equal(loss, expected) and torch.equal(gradient, expected_gradient)

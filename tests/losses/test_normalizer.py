@@ -57,34 +57,3 @@ def test_backward_after_a_later_step():
 def test_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="positive"):
         LossNormalizer("positive")
-
-
-@pytest.mark.parametrize("mode", LossNormalizer.MODES)
-def test_the_last_part_of_a_step_has_the_divisor_of_all(mode):
-    counts = torch.randint(0, 50, (4,))
-    whole, normalizer = LossNormalizer(mode), LossNormalizer(mode)
-    expected = whole(counts.sum())
-    with normalizer.step_in_parts(4) as step:
-        *provisional, last = (normalizer(count) for count in counts)
-    assert last == step.divisor == expected and normalizer.ema == whole.ema and step.num_positives == counts.sum()
-    assert len({x.item() for x in provisional}) == 1
-    assert step.correction.item() == pytest.approx(provisional[0].item() / expected.item(), rel=1e-12)
-    assert normalizer(counts[0]) == whole(counts[0]), "afterwards every call is a step again"
-
-
-def test_a_step_that_is_repeated_has_its_divisor_and_leaves_the_average():
-    normalizer = LossNormalizer("ema")
-    with normalizer.step_in_parts(2, divisor=torch.tensor(7.0)):
-        normalizer(torch.tensor(3))
-        assert normalizer(torch.tensor(5)) == 7
-    assert normalizer.ema == LossNormalizer.INITIAL
-
-
-def test_more_calls_than_several_parts_are_refused():
-    normalizer = LossNormalizer("positives")
-    with normalizer.step_in_parts(1):
-        assert [normalizer(torch.tensor(n)).item() for n in (3, 5)] == [3, 5]
-    with normalizer.step_in_parts(2):
-        normalizer(torch.tensor(3)), normalizer(torch.tensor(3))
-        with pytest.raises(RuntimeError, match="more often than the step has parts"):
-            normalizer(torch.tensor(3))

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import retina_plugin.losses.ohem
-from retina_plugin.losses import OnlineHardExampleMining
+from retina_plugin.losses import LossContext, OnlineHardExampleMining, Targets
 
-from .closed_forms import closed_form
+from .closed_forms import call_module, closed_form
 
 K = 3  # classes
 CELLS, ANCHORS = [(6, 5), (3, 3), (1, 2)], 3  # of each level, and anchors a cell: R = 123
@@ -76,6 +76,12 @@ def as_head_output(x):
     return x.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)
 
 
+def mine(ohem, logits, labels, boxes, cells=CELLS):
+    """The labels (N, R) that are mined; logits by level, labels (N, R), predicted boxes (N, R, 4)."""
+    context = LossContext(partial(by_level, boxes, cells))
+    return ohem.mine(logits, Targets(labels, torch.zeros(*labels.shape, 4)), context)
+
+
 def check_mining(hardness, labels, boxes, cells=CELLS, alpha=None, **settings):
     """Compare with the brute force; returns, for each image, what is mined, as ranks of hardness (0 the hardest)."""
     logits = logits_of_hardness(hardness, labels, alpha)
@@ -88,9 +94,7 @@ def check_mining(hardness, labels, boxes, cells=CELLS, alpha=None, **settings):
         ranks.append([int((scores[i] > scores[i, r]).sum()) for r in mined])
     levels = [as_head_output(x) for x in by_level(logits, cells)]
     ohem = OnlineHardExampleMining(alpha=alpha, **settings)
-    ours = ohem.mine(levels, by_level(labels, cells), partial(by_level, boxes, cells))
-    assert [y.shape for y in ours] == [y.shape for y in by_level(labels, cells)]
-    assert torch.equal(torch.cat([y.flatten(1) for y in ours], dim=1), expected)
+    assert torch.equal(mine(ohem, levels, labels, boxes, cells), expected)
     return ranks
 
 
@@ -139,7 +143,7 @@ def test_one_to_three_caps_positives_at_a_quarter_with_three_negatives_for_each(
         boxes = torch.arange(R).view(1, R, 1) * 50.0 + torch.tensor([0.0, 0.0, 40.0, 40.0])  # apart from each other
         logits = logits_of_hardness(well_separated(1, R), labels)
         ohem = OnlineHardExampleMining(batch_size=batch_size, one_to_three=True)
-        ours = torch.cat([y.flatten() for y in ohem.mine(by_level(logits), by_level(labels), partial(by_level, boxes))])
+        ours = mine(ohem, by_level(logits), labels, boxes)
         assert ((ours == 1).sum(), (ours == K).sum()) == mined
 
 
@@ -197,7 +201,8 @@ def test_loss_is_cross_entropy_of_mined_anchors_alone(one_to_three, alpha, asser
     boxes = random_boxes(2, R, crowds=10).requires_grad_()
     calls = []
     ohem = OnlineHardExampleMining(alpha=alpha, batch_size=16, one_to_three=one_to_three)
-    loss = ohem(by_level(logits), by_level(labels), lambda: calls.append(1) or by_level(boxes))
+    targets = Targets(labels, torch.zeros(2, R, 4))
+    loss = ohem(by_level(logits), targets, LossContext(lambda: calls.append(1) or by_level(boxes)), 1.0)
     loss.backward()
     assert loss.shape == () and loss.dtype == torch.float32
     assert calls == [1] and boxes.grad is None
@@ -220,10 +225,10 @@ def test_ignored_anchors_are_never_mined(one_to_three, garbage):
     labels = random_labels(2, R, positives=0.2)
     logits, boxes = logits_of_hardness(well_separated(2, R), labels), random_boxes(2, R, crowds=10)
     ohem = OnlineHardExampleMining(batch_size=64, one_to_three=one_to_three)
-    expected = ohem(by_level(logits), by_level(labels), partial(by_level, boxes))
+    expected = call_module(ohem, by_level(logits), by_level(labels), boxes=by_level(boxes))
     logits[labels < 0] = boxes[labels < 0] = garbage
     logits.requires_grad_()
-    loss = ohem(by_level(logits), by_level(labels), partial(by_level, boxes))
+    loss = call_module(ohem, by_level(logits), by_level(labels), boxes=by_level(boxes))
     loss.backward()
     assert torch.equal(loss.detach(), expected) and (logits.grad[labels < 0] == 0).all()
 
@@ -235,8 +240,8 @@ def test_no_anchor_counted_gives_zero_with_gradient(one_to_three):
         count = sum(h * w for h, w in cells) * ANCHORS
         logits = torch.randn(2, count, K, requires_grad=True)
         labels = torch.full((2, count), -1)
-        decode_boxes = partial(by_level, torch.zeros(2, count, 4), cells)
-        loss = ohem(by_level(logits, cells), by_level(labels, cells), decode_boxes)
+        boxes = by_level(torch.zeros(2, count, 4), cells)
+        loss = call_module(ohem, by_level(logits, cells), by_level(labels, cells), boxes=boxes)
         loss.backward()
         assert loss == 0 and loss.dtype == torch.float32 and (logits.grad == 0).all()
 
@@ -246,9 +251,9 @@ def test_half_precision_is_computed_in_float32(dtype):
     labels, boxes = random_labels(2, R, positives=0.2), random_boxes(2, R, crowds=10)
     half = logits_of_hardness(well_separated(2, R), labels).to(dtype)
     ohem = OnlineHardExampleMining(batch_size=16)
-    expected = ohem(by_level(half.float()), by_level(labels), partial(by_level, boxes))
+    expected = call_module(ohem, by_level(half.float()), by_level(labels), boxes=by_level(boxes))
     with torch.autocast("cpu", dtype=dtype):
-        loss = ohem(by_level(half), by_level(labels), partial(by_level, boxes))
+        loss = call_module(ohem, by_level(half), by_level(labels), boxes=by_level(boxes))
     assert loss.dtype == torch.float32 and torch.equal(loss, expected)
 
 
@@ -257,8 +262,8 @@ def test_double_precision(one_to_three):
     labels, boxes = random_labels(2, R, positives=0.2), random_boxes(2, R, crowds=10)
     logits = logits_of_hardness(well_separated(2, R), labels).double()
     ohem = OnlineHardExampleMining(alpha=np.array([0.2, 0.5, 0.9]), batch_size=16, one_to_three=one_to_three)
-    loss = ohem(by_level(logits), by_level(labels), partial(by_level, boxes))
-    single = ohem(by_level(logits.float()), by_level(labels), partial(by_level, boxes))
+    loss = call_module(ohem, by_level(logits), by_level(labels), boxes=by_level(boxes))
+    single = call_module(ohem, by_level(logits.float()), by_level(labels), boxes=by_level(boxes))
     assert loss.dtype == torch.float64 and loss.item() == pytest.approx(single.item(), rel=1e-5)
 
 

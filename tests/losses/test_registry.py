@@ -15,6 +15,8 @@ from retina_plugin.losses import (
     build_classification_loss,
 )
 
+from .closed_forms import call_module
+
 # name, keys of its own away from their defaults, what it must build.
 ENTRIES = [
     ("cross_entropy", {}, SigmoidCrossEntropyLoss, {}),
@@ -65,7 +67,7 @@ def assert_same_loss(ours, expected):
     corner = (100.0 * torch.arange(200)).repeat(2).view(1, 10, 10, 4, 1)
     boxes = corner + torch.tensor([0.0, 0.0, 50.0, 50.0])
     boxes[:, 5:, ..., 2] += 20
-    results = [loss([logits], [labels], lambda: [boxes]) for loss in (ours, expected)]
+    results = [call_module(loss, [logits], [labels], boxes=[boxes]) for loss in (ours, expected)]
     gradients = [torch.autograd.grad(result, logits)[0] for result in results]
     assert results[0] == results[1] > 0 and torch.equal(*gradients)
 

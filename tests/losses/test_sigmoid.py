@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from .closed_forms import FAMILY, TYPICAL, closed_form, random_case, value_and_gradient
+from .closed_forms import FAMILY, TYPICAL, call_module, closed_form, random_case, value_and_gradient
 
 pytestmark = pytest.mark.parametrize("name, settings", TYPICAL)
 
@@ -22,10 +22,6 @@ def loss(name, settings):
 def make_module(name, settings):
     """make_module(alpha=...), with the loss's own parameters."""
     return partial(FAMILY[name].module, **settings)
-
-
-def no_boxes():
-    raise AssertionError("a loss that does not look at boxes had them decoded")
 
 
 def test_alpha_one_half_halves_the_loss_without_alpha(loss):
@@ -59,7 +55,7 @@ def test_alpha_per_class_is_the_closed_form(name, settings, loss, make_module):
     alpha = torch.rand(7).tolist()
     value, expected_gradient = closed_form(name, logits, labels, alpha=alpha, **settings)
     module = make_module(alpha=alpha)
-    for result in (loss(logits, labels, alpha=alpha), module([logits], [labels], no_boxes)):
+    for result in (loss(logits, labels, alpha=alpha), call_module(module, [logits], [labels])):
         result, gradient = value_and_gradient(result, logits)
         assert result.item() == pytest.approx(value.sum(), rel=2e-6)
         np.testing.assert_allclose(gradient.double().numpy(), expected_gradient, rtol=1e-4, atol=1e-7)
@@ -93,7 +89,7 @@ def test_ignored_anchors_add_exactly_nothing(loss, alpha, garbage):
 def test_no_anchor_counted_gives_zero_with_gradient(loss, make_module, alpha, num_anchors):
     logits = torch.full((num_anchors, 3), math.nan, requires_grad=True)
     labels = torch.full((num_anchors,), -1)
-    for result in (loss(logits, labels, alpha=alpha), make_module(alpha=alpha)([logits], [labels], no_boxes)):
+    for result in (loss(logits, labels, alpha=alpha), call_module(make_module(alpha=alpha), [logits], [labels])):
         result, gradient = value_and_gradient(result, logits)
         assert result.shape == () and result.dtype == torch.float32 and result == 0
         assert gradient.shape == (num_anchors, 3) and (gradient == 0).all()
@@ -119,7 +115,7 @@ def test_module_sums_levels_of_any_memory_order(name, settings, make_module, alp
     logits = [x.requires_grad_().unflatten(1, (anchors, num_classes)).permute(0, 3, 4, 1, 2) for x in head_outputs]
     assert not any(x.is_contiguous() for x in logits)
     labels = [torch.randint(-1, num_classes + 1, x.shape[:4]) for x in logits]
-    loss = make_module(alpha=alpha)(logits, labels, no_boxes)
+    loss = call_module(make_module(alpha=alpha), logits, labels)
     assert loss.shape == () and loss.dtype == torch.float32
     expected = [closed_form(name, x, y, alpha=alpha, **settings) for x, y in zip(logits, labels)]
     assert_close(f"{name}, module over levels: value", loss.detach(), sum(v.sum() for v, _ in expected), 2e-6)
@@ -140,7 +136,7 @@ def test_alpha_out_of_range_is_refused(loss, make_module, alpha):
 @pytest.mark.parametrize("alpha", [[0.5], [0.5, 0.5], [0.5] * 4])
 def test_another_number_of_alphas_than_classes_is_refused(loss, make_module, alpha):
     logits, labels = random_case(num_classes=3)
-    for call in (partial(loss, alpha=alpha), lambda x, y: make_module(alpha=alpha)([x], [y], no_boxes)):
+    for call in (partial(loss, alpha=alpha), lambda x, y: call_module(make_module(alpha=alpha), [x], [y])):
         with pytest.raises(ValueError, match=rf"alpha has shape \({len(alpha)},\).*each of 3"):
             call(logits, labels)
     with pytest.raises(ValueError, match=r"alpha has shape \(3, 1\)"):
@@ -164,5 +160,5 @@ def test_every_kind_of_alpha_leaves_the_precision_of_the_logits(kind, dtype, nam
     alpha = ALPHAS[kind]
     logits, labels = torch.randn(1, 6, 5, 2, 3, dtype=dtype), torch.randint(0, 4, (1, 6, 5, 2))
     value, _ = closed_form(name, logits, labels, alpha=np.asarray(alpha), **settings)
-    for result in (loss(logits, labels, alpha=alpha), make_module(alpha=alpha)([logits], [labels], None)):
+    for result in (loss(logits, labels, alpha=alpha), call_module(make_module(alpha=alpha), [logits], [labels])):
         assert result.dtype == dtype and result.item() == pytest.approx(value.sum(), rel=1e-5)

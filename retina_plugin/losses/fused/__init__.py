@@ -1,13 +1,12 @@
-"""Classification losses in one pass: logits and labels are read once, loss and gradient are written.
+"""Fused classification losses: one pass reads logits and labels, and writes loss and gradient.
 
-A plain loss makes about ten tensors of the logits' size (64 MB for one 800x1344 image and 80 classes) and reads them
-again in its backward pass; here the gradient is the only one. The paper's losses without a kink are one family of three
-numbers (:class:`SigmoidLossFamily`), which :mod:`.cpu` computes in blocks that fit a cache, and :mod:`.gpu` in a Triton
-kernel. Both see the logits as they lie in memory (:mod:`.layout`), and :mod:`.one_pass` makes either of them a function
-that autograd knows.
+The plain formula makes about ten tensors of the logits' size (64 MB for one 800x1344 image and 80 classes), and reads
+them again in the backward pass; a fused loss makes the gradient alone. The paper's smooth losses are one family of
+three parameters (:mod:`.family`). One kernel is torch operators on blocks that fit a cache (:mod:`.cpu`), the other
+Triton (:mod:`.triton`). Both read the logits in their memory order (:mod:`.layout`); :mod:`.autograd` differentiates.
 """
 
 from retina_plugin.losses.fused.autograd import FusedLoss, kernel_for
-from retina_plugin.losses.fused.family import SigmoidLossFamily
+from retina_plugin.losses.fused.family import SigmoidLossFamily, Weights
 
-__all__ = ["FusedLoss", "SigmoidLossFamily", "kernel_for"]
+__all__ = ["FusedLoss", "SigmoidLossFamily", "Weights", "kernel_for"]

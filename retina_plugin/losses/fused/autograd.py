@@ -1,36 +1,33 @@
-"""The kernels as a function that autograd knows."""
+"""The fused kernels as a differentiable function."""
 
 import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from retina_plugin.losses.fused import cpu
-from retina_plugin.losses.fused.family import SigmoidLossFamily
+from retina_plugin.losses.fused.family import SigmoidLossFamily, Weights
 from retina_plugin.losses.fused.layout import as_planes, dense, labels_as_planes
 
 
-def kernel_for(logits):
-    """The module that computes the loss of these logits in one pass, or None where only torch itself does.
-
-    Args:
-        logits: list of L float tensors.
-    """
+def kernel_for(logits: Sequence[Tensor]) -> ModuleType | None:
+    """Return the kernel for L float tensors, :mod:`.cpu` or :mod:`.triton`; None if neither takes them."""
     kinds = {(x.device.type, x.dtype) for x in logits}
     if len(kinds) != 1:
         return None
     device, dtype = kinds.pop()
     if device == "cpu":
         return cpu
-    return _gpu_kernel() if device == "cuda" and dtype != torch.float64 else None
+    return _triton_kernel() if device == "cuda" and dtype != torch.float64 else None
 
 
 @functools.cache
-def _gpu_kernel():
-    if importlib.util.find_spec("triton") is None:  # torch has it on Linux
+def _triton_kernel() -> ModuleType | None:
+    if importlib.util.find_spec("triton") is None:  # torch brings Triton on Linux
         return None
     from retina_plugin.losses.fused import triton
 
@@ -38,58 +35,57 @@ def _gpu_kernel():
 
 
 class FusedLoss(NamedTuple):
-    """Sum of a loss over levels, anchors and classes, divided by a number.
+    """Sums a loss over levels, anchors and classes, divides the sum, and computes the gradient in the forward pass.
 
-    The gradient is written in the forward pass, for the incoming gradient that is expected: the last one, which is 1,
-    or what a ``GradScaler`` multiplies by. A backward pass that brings another writes it again. Later backward passes,
-    and one that is differentiated itself (there the plain loss takes over), give what they give for any function.
+    The gradient is written for a forecast of the incoming gradient: that of the last backward pass, which is 1 or the
+    scale of a ``GradScaler``. A backward pass with another incoming gradient rewrites it. Further backward passes give
+    the same results as for any function. In a backward pass that is differentiated itself, ``plain`` takes over.
 
-    kernel: of :func:`kernel_for`.
-    curve: the loss.
-    weights: of positives and negatives, each a number or a tensor (K,).
-    plain: function of the list of logits that has the same value.
+    Attributes:
+        kernel: see :func:`kernel_for`.
+        family: the loss.
+        weights: of positives and negatives.
+        plain: the loss of L logits by its formula, undivided.
     """
 
     kernel: ModuleType
-    curve: SigmoidLossFamily
-    weights: tuple
-    plain: Callable
+    family: SigmoidLossFamily
+    weights: Weights
+    plain: Callable[[Sequence[Tensor]], Tensor]
 
-    def __call__(self, logits, labels, divisor, expected):
-        """
+    def __call__(
+        self, logits: Sequence[Tensor], labels: Sequence[Tensor], divisor: Tensor | float, grad_scale: Tensor
+    ) -> Tensor:
+        """Compute the divided loss, 0-dim, float32 (float64 for float64 logits).
+
         Args:
-            logits: list of L tensors (..., K) in any memory order.
-            labels: list of L integer tensors (...): 0..K-1 a class, K background, -1 ignored.
+            logits: L tensors (..., K) in any memory order.
+            labels: L integer tensors (...): 0..K-1 a class, K background, -1 ignored.
             divisor: number, or 0-dim tensor on the same device; a constant for the gradient.
-            expected: 0-dim float tensor on the same device, the incoming gradient to expect. A backward pass leaves
-                the one that came.
-
-        Returns:
-            0-dim tensor, float32 (float64 for float64 logits).
+            grad_scale: 0-dim float tensor on the same device, the forecast of the incoming gradient. A backward pass
+                writes the actual incoming gradient into it.
         """
-        return _Function.apply(self, labels, divisor, expected, torch.is_grad_enabled(), *logits)
+        return _Function.apply(self, labels, divisor, grad_scale, torch.is_grad_enabled(), *logits)
 
-    def write(self, logits, labels, scale, gradient, written_scale=None):
-        """Loss of a level, and its gradient; see the kernels. Of a gradient that is written already, no loss."""
+    def run_kernel(self, logits, labels, scale, gradient, written_scale=None):
+        """Run the kernel on a level; see :func:`.cpu.loss_and_gradient`."""
         planes = as_planes(logits, logits), labels_as_planes(labels, logits).to(torch.int32)
         gradient = None if gradient is None else as_planes(gradient, logits)
-        if written_scale is not None:
-            return self.kernel.rewrite_gradient(*planes, self.curve, self.weights, scale, gradient, written_scale)
-        return self.kernel.loss_and_gradient(*planes, self.curve, self.weights, scale, gradient)
+        return self.kernel.loss_and_gradient(*planes, self.family, self.weights, scale, gradient, written_scale)
 
 
 class _Function(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, loss, labels, divisor, expected, grad_enabled, *logits):
+    def forward(ctx, loss, labels, divisor, grad_scale, grad_enabled, *logits):
         with_gradient = grad_enabled and any(ctx.needs_input_grad)
         dtype = torch.float64 if logits[0].dtype == torch.float64 else torch.float32
-        scale = expected.to(dtype) / divisor
+        scale = grad_scale.to(dtype) / divisor
         memory = [dense(x) for x in logits]
         gradients = [torch.empty_like(x) if with_gradient else None for x in memory]
-        total = sum(loss.write(x, y, scale, g) for x, y, g in zip(memory, labels, gradients))
+        total = sum(loss.run_kernel(x, y, scale, g) for x, y, g in zip(memory, labels, gradients))
         if with_gradient:
             ctx.save_for_backward(*logits)
-            ctx.loss, ctx.labels, ctx.divisor, ctx.expected = loss, labels, divisor, expected
+            ctx.loss, ctx.labels, ctx.divisor, ctx.grad_scale = loss, labels, divisor, grad_scale
             ctx.gradients, ctx.scale = gradients, scale
         return total / divisor
 
@@ -98,22 +94,19 @@ class _Function(torch.autograd.Function):
         logits, inputs_before = ctx.saved_tensors, (None,) * 5
         if torch.is_grad_enabled():
             return *inputs_before, *_differentiable_gradients(ctx, logits, incoming)
-        # Given away: a second backward pass must not write into what the first has returned.
+        # Returned tensors belong to autograd: a second backward pass must not write into them.
         gradients, ctx.gradients = ctx.gradients, None
         scale = incoming.to(ctx.scale.dtype) / ctx.divisor
         memory = [dense(x) for x in logits]
-        if gradients is None:
-            gradients = [torch.empty_like(x) for x in memory]
-            written_scale = None
-        else:
-            written_scale = ctx.scale
-        for x, y, gradient in zip(memory, ctx.labels, gradients):
-            ctx.loss.write(x, y, scale, gradient, written_scale)
-        ctx.expected.copy_(incoming)
+        written_scale = ctx.scale if gradients else None
+        gradients = gradients or [torch.empty_like(x) for x in memory]
+        for x, y, g in zip(memory, ctx.labels, gradients):
+            ctx.loss.run_kernel(x, y, scale, g, written_scale)
+        ctx.grad_scale.copy_(incoming)
         return *inputs_before, *gradients
 
 
-def _differentiable_gradients(ctx, logits, incoming):
+def _differentiable_gradients(ctx: Any, logits: Sequence[Tensor], incoming: Tensor) -> list[Tensor | None]:
     wanted = [x for x in logits if x.requires_grad]
     total = ctx.loss.plain(logits) / ctx.divisor
     gradients = iter(torch.autograd.grad(total, wanted, incoming, create_graph=True))

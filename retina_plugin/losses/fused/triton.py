@@ -1,31 +1,32 @@
-"""The one-pass losses on a GPU: a Triton kernel that needs neither an atomic nor a word from the host.
+"""The fused losses on a GPU: a Triton kernel with no atomics and no host synchronization.
 
-Shapes: (O, K, I) as in :mod:`.layout`. A program sums its part of the loss into a place of its own, so that the result
-is the same at every run. All arithmetic is float32.
+Shapes: (O, K, I) as in :mod:`.layout`. Each program writes its partial sum of the loss to its own element, so every run
+gives the same result. All arithmetic is float32.
 """
 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from retina_plugin.losses.fused.family import SigmoidLossFamily, Weights
 
 PLANE_BLOCK, PLANE_CLASSES, ROW_BLOCK = 1024, 8, 2048
 
 
-def loss_and_gradient(logits, labels, curve, weights, scale, gradient):
-    """As :func:`retina_plugin.losses.fused.cpu.loss_and_gradient`; float64 logits are not taken."""
-    partial = _launch(logits, labels, curve, weights, scale, gradient, None)
-    return partial.sum(dtype=torch.float64).float()
-
-
-def rewrite_gradient(logits, labels, curve, weights, scale, gradient, written_scale):
-    """As :func:`retina_plugin.losses.fused.cpu.rewrite_gradient`; the GPU compares the scales by itself."""
-    _launch(logits, labels, curve, weights, scale, gradient, written_scale)
-
-
-def _launch(logits, labels, curve, weights, scale, gradient, written_scale):
+def loss_and_gradient(
+    logits: Tensor,
+    labels: Tensor,
+    family: SigmoidLossFamily,
+    weights: Weights,
+    scale: Tensor,
+    gradient: Tensor | None,
+    written_scale: Tensor | None = None,
+) -> Tensor | None:
+    """Do as :func:`.cpu.loss_and_gradient`, for all but float64 logits; the kernel compares the scales on the GPU."""
     outer, classes, inner = logits.shape
     if logits.numel() == 0:
-        return logits.new_zeros(1, dtype=torch.float32)
+        return logits.new_zeros((), dtype=torch.float32)
     if inner == 1:
         programs, kernel = triton.cdiv(outer * classes, ROW_BLOCK), _rows
         blocks = {"BLOCK": ROW_BLOCK}
@@ -45,15 +46,15 @@ def _launch(logits, labels, curve, weights, scale, gradient, written_scale):
             *weights,
             outer * classes if inner == 1 else inner,
             K=classes,
-            GAMMA=float(curve.gamma),
-            STEEPNESS=float(curve.steepness),
-            SHIFT=float(curve.shift),
+            GAMMA=float(family.gamma),
+            STEEPNESS=float(family.steepness),
+            SHIFT=float(family.shift),
             WEIGHT_A_CLASS=isinstance(weights[0], torch.Tensor),
             WRITE=gradient is not None,
             REWRITE=written_scale is not None,
             **blocks,
         )
-    return partial
+    return partial.sum(dtype=torch.float64).float() if written_scale is None else None
 
 
 @triton.jit
@@ -77,7 +78,7 @@ def _planes(
     BLOCK: tl.constexpr,
     CLASSES: tl.constexpr,
 ):
-    """I > 1: a program has BLOCK neighbors in I, whose labels it reads once, and CLASSES classes."""
+    """Compute planes, I > 1: a program has BLOCK neighbors in I, whose labels it reads once, and CLASSES classes."""
     factor = tl.load(scale)
     if REWRITE and factor == tl.load(written_scale):
         return
@@ -124,7 +125,7 @@ def _rows(
     REWRITE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """I = 1: a program has BLOCK neighbors in memory, over all classes of some anchors."""
+    """Compute rows, I = 1: a program has BLOCK neighbors in memory, over all classes of some anchors."""
     factor = tl.load(scale)
     if REWRITE and factor == tl.load(written_scale):
         return
@@ -158,7 +159,7 @@ def _weights(positive, negative, k, valid, WEIGHT_A_CLASS: tl.constexpr):
 def _loss_and_derivative(
     x, y, k, positive_weight, negative_weight, GAMMA: tl.constexpr, STEEPNESS: tl.constexpr, SHIFT: tl.constexpr
 ):
-    """Weighted loss and its derivative with respect to x; both exactly zero where y < 0, whatever x is."""
+    """Compute weighted loss and derivative with respect to x; both are exactly zero where y < 0, for any x."""
     counted, is_class = y >= 0, y == k
     x = tl.where(counted, x, 0.0)
     v = STEEPNESS * tl.where(is_class, -x, x) - SHIFT
@@ -181,9 +182,9 @@ def _loss_and_derivative(
 
 @triton.jit
 def _log1p(x):
-    """log(1 + x) for x in [0, 1] without the loss of digits of a small x, to 1e-7 of its value.
+    """Compute log(1 + x) for x in [0, 1] with a relative error of 1e-7, also for a small x.
 
-    x times the polynomial that equals log(1 + x) / x in ten Chebyshev points of [0, 1].
+    The result is x times the polynomial that equals log(1 + x) / x in ten Chebyshev points of [0, 1].
     """
     series = -0.00317605701 * x + 0.0195425283
     series = series * x - 0.0563736148

@@ -106,7 +106,7 @@ def loss_curve(loss, x_t):
     """A loss and its derivative with respect to x_t = y x, point by point.
 
     Args:
-        loss: a :class:`retina_plugin.losses.multi_level.PointwiseLoss`.
+        loss: a :class:`retina_plugin.losses.functional.PointwiseLoss`.
         x_t: float array (P,).
 
     Returns:

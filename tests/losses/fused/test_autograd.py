@@ -1,4 +1,4 @@
-"""The one-pass losses as autograd, AMP, DDP-style reuse and torch.compile see them: as the plain formulas."""
+"""The fused losses against the plain formulas under autograd, AMP, repeated use and torch.compile."""
 
 import copy
 import pickle
@@ -9,10 +9,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from retina_plugin.losses import SigmoidFocalLoss, sigmoid_focal_loss
-from retina_plugin.losses.fused import FusedLoss, SigmoidLossFamily, cpu
-from retina_plugin.losses.fused import triton as gpu
+from retina_plugin.losses.fused import FusedLoss, SigmoidLossFamily, cpu, triton
 
-from ..closed_forms import FAMILY, FUSED, closed_form, random_case
+from ..closed_forms import FAMILY, FUSED, call_module, closed_form, random_case
 
 SETTINGS = {"cross_entropy": {}, "focal": {"gamma": 1.5}, "focal_star": {"gamma": 2.0, "beta": 1.0}}
 GPU = "cuda" if torch.cuda.is_available() else "cpu"
@@ -20,7 +19,7 @@ GPU = "cuda" if torch.cuda.is_available() else "cpu"
 
 @pytest.fixture(params=FUSED)
 def functions(request):
-    """The function in one pass, and plain."""
+    """The fused function, and the plain one."""
     function = partial(FAMILY[request.param].function, alpha=0.25, **SETTINGS[request.param])
     return partial(function, fused=True), partial(function, fused=False)
 
@@ -80,7 +79,7 @@ def test_levels_of_which_some_need_no_gradient():
     logits, labels = [x for x, _ in cases], [y for _, y in cases]
     logits[1] = logits[1].detach()
     for create_graph in (False, True):
-        loss = SigmoidFocalLoss()(logits, labels, None)
+        loss = call_module(SigmoidFocalLoss(), logits, labels)
         found = torch.autograd.grad(loss, [logits[0], logits[2]], create_graph=create_graph)
         for gradient, i in zip(found, (0, 2)):
             expected = gradients(sigmoid_focal_loss(logits[i], labels[i], fused=False), logits[i])
@@ -90,7 +89,7 @@ def test_levels_of_which_some_need_no_gradient():
 def test_no_levels_of_different_kinds_are_mixed():
     cases = [random_case(50), random_case(50, dtype=torch.float64)]
     logits, labels = [x for x, _ in cases], [y for _, y in cases]
-    loss = SigmoidFocalLoss()(logits, labels, None)
+    loss = call_module(SigmoidFocalLoss(), logits, labels)
     assert loss.item() == pytest.approx(sum(closed_form("focal", *c, alpha=0.25, gamma=2.0)[0].sum() for c in cases))
 
 
@@ -98,7 +97,7 @@ def test_the_normalizer_divides_value_and_gradient(functions):
     logits, labels = random_case()
     module = SigmoidFocalLoss()
     plain = sigmoid_focal_loss(logits, labels, fused=False) / 37
-    loss = module([logits], [labels], None, torch.tensor(37.0))
+    loss = call_module(module, [logits], [labels], torch.tensor(37.0))
     torch.testing.assert_close(loss, plain)
     torch.testing.assert_close(gradients(loss, logits), gradients(plain, logits), rtol=1e-4, atol=1e-8)
 
@@ -110,53 +109,53 @@ def test_half_precision_gradients_keep_what_a_scaler_saves():
     _, unscaled = closed_form("focal", logits, labels, alpha=0.25, gamma=2.0)
     assert unscaled.max() < 6e-8
     module = SigmoidFocalLoss()
-    for _ in range(2):  # the second step expects the scale of the first
-        loss = module([logits], [labels], None, torch.tensor(2.0))
+    for _ in range(2):  # the second step forecasts the scale of the first
+        loss = call_module(module, [logits], [labels], torch.tensor(2.0))
         gradient = gradients(loss, logits, grad_outputs=torch.tensor(2.0**24))
         torch.testing.assert_close(gradient.double(), 2.0**23 * torch.from_numpy(unscaled), rtol=1e-3, atol=1e-3)
-        assert module.expected == 2.0**24
+        assert module.grad_scale == 2.0**24
 
 
-def test_what_is_expected_changes_no_result():
+def test_grad_scale_changes_no_result():
     logits, labels = random_case()
     module, fresh = SigmoidFocalLoss(), SigmoidFocalLoss()
     for scale in torch.tensor([1.0, 8.0, 8.0, 0.5]):
-        results = [gradients(m([logits], [labels], None), logits, grad_outputs=scale) for m in (module, fresh)]
+        results = [gradients(call_module(m, [logits], [labels]), logits, grad_outputs=scale) for m in (module, fresh)]
         fresh = SigmoidFocalLoss()
         assert torch.equal(*results)
 
 
 @pytest.mark.parametrize(
-    "curve", [SigmoidLossFamily(gamma=2.0), SigmoidLossFamily(gamma=0.5), SigmoidLossFamily(0.0, 2.0, 1.0)]
+    "family", [SigmoidLossFamily(gamma=2.0), SigmoidLossFamily(gamma=0.5), SigmoidLossFamily(0.0, 2.0, 1.0)]
 )
 @pytest.mark.parametrize("alpha", [(0.25, 0.75), "one a class"])
-def test_the_kernel_of_the_gpu_within_autograd(curve, alpha):
-    """Levels in both memory orders; a backward pass with the expected gradient, and one with another."""
+def test_the_triton_kernel_within_autograd(family, alpha):
+    """Levels in both memory orders; a backward pass with the forecast gradient, and one with another."""
     weights = (torch.rand(5), torch.rand(5)) if alpha == "one a class" else alpha
     outputs = [torch.randn(2, 3 * 5, 4, 6), torch.randn(2, 3 * 5, 2, 3).to(memory_format=torch.channels_last)]
     labels = [torch.randint(-1, 6, (2, *x.shape[2:], 3)) for x in outputs]
     results = []
-    for kernel, device in ((gpu, GPU), (cpu, "cpu")):
+    for kernel, device in ((triton, GPU), (cpu, "cpu")):
         leaves = [x.to(device).requires_grad_() for x in outputs]
         logits = [x.unflatten(1, (3, 5)).permute(0, 3, 4, 1, 2) for x in leaves]
         there = [w.to(device) if isinstance(w, torch.Tensor) else w for w in weights]
-        loss = FusedLoss(kernel, curve, there, None)(
+        loss = FusedLoss(kernel, family, there, None)(
             logits, [y.to(device) for y in labels], torch.tensor(9.0, device=device), torch.ones((), device=device)
         )
         found = torch.autograd.grad(loss, leaves, retain_graph=True)
         again = torch.autograd.grad(loss, leaves, torch.tensor(-4.0, device=device))
         assert all(g.stride() == x.stride() for g, x in zip(found, outputs))
         results.append([loss.detach().cpu(), *(g.cpu() for g in (*found, *again))])
-    for of_gpu, of_cpu in zip(*results):
-        torch.testing.assert_close(of_gpu, of_cpu, rtol=1e-4, atol=1e-6)
+    for of_triton, of_cpu in zip(*results):
+        torch.testing.assert_close(of_triton, of_cpu, rtol=1e-4, atol=1e-6)
 
 
 def test_modules_can_be_copied_and_pickled():
     logits, labels = random_case()
     module = SigmoidFocalLoss(alpha=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
-    expected = module([logits], [labels], None)
+    expected = call_module(module, [logits], [labels])
     for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert torch.equal(other([logits], [labels], None), expected)
+        assert torch.equal(call_module(other, [logits], [labels]), expected)
 
 
 def test_alpha_that_learns_gets_its_gradient():
@@ -206,6 +205,6 @@ def test_nothing_but_the_gradient_is_as_large_as_the_logits(memory_format, dtype
     labels[torch.rand(labels.shape) < 0.01] = -1
     labels[torch.rand(labels.shape) < 0.001] = 7
     with LargestAllocations() as allocations:
-        SigmoidFocalLoss()([logits], [labels], None, torch.tensor(5.0)).backward()
+        call_module(SigmoidFocalLoss(), [logits], [labels], torch.tensor(5.0)).backward()
     largest, second = sorted(allocations.sizes.values(), reverse=True)[:2]
     assert largest == output.numel() * output.element_size() and second <= 8e6

@@ -1,4 +1,4 @@
-"""The kernel for the GPU compiles to machine code for one, also where there is none."""
+"""The Triton kernel compiles to machine code for GPUs, also on a machine without one."""
 
 import os
 import subprocess
@@ -10,13 +10,12 @@ COMPILE = """
 import sys
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from retina_plugin.losses.fused import triton as gpu
-from retina_plugin.losses.fused import cpu
+from retina_plugin.losses.fused import triton
 
 capability, dtype = int(sys.argv[1]), sys.argv[2]
 TYPES = {"logits": "*" + dtype, "gradient": "*" + dtype, "labels": "*i32", "I": "i32", "count": "i32"}
 TYPES |= dict.fromkeys(["partial", "scale", "written_scale"], "*fp32")
-for kernel, blocks in ((gpu._planes, {"BLOCK": 1024, "CLASSES": 8}), (gpu._rows, {"BLOCK": 2048})):
+for kernel, blocks in ((triton._planes, {"BLOCK": 1024, "CLASSES": 8}), (triton._rows, {"BLOCK": 2048})):
     for weight, gamma, write, rewrite in (
         ("fp32", 2.0, True, False), ("*fp32", 0.7, True, True), ("fp32", 0.0, False, False)
     ):

@@ -1,0 +1,127 @@
+"""The losses of :mod:`retina_plugin.losses.functional` as modules, registered for ``MODEL.RETINANET.CLS_LOSS``."""
+
+import numbers
+from collections.abc import Sequence
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+
+from retina_plugin.losses import functional
+from retina_plugin.losses.functional import Alpha, PointwiseLoss, check_alpha, sum_over_levels
+from retina_plugin.losses.fused import SigmoidLossFamily
+from retina_plugin.losses.registry import LossContext, register_classification_loss
+from retina_plugin.losses.targets import Targets
+
+
+class MultiLevelLoss(nn.Module):
+    """Sums a pointwise loss over levels, anchors and classes; a :class:`~.registry.ClassificationLoss`.
+
+    The module and its subclasses have the parameters of :mod:`retina_plugin.losses.functional`, and raise its errors.
+    """
+
+    alpha: float | Tensor | None
+
+    def __init__(self, loss: PointwiseLoss, *, alpha: Alpha, fused: bool = True) -> None:
+        super().__init__()
+        check_alpha(alpha)
+        self.loss = loss
+        self.fused = fused
+        if alpha is None or isinstance(alpha, numbers.Real):
+            self.alpha = None if alpha is None else float(alpha)
+        else:  # a buffer, so that alpha moves to the device of the logits
+            self.register_buffer("alpha", torch.as_tensor(alpha, dtype=torch.float32), persistent=False)
+        self.grad_scale = torch.ones(())  # see FusedLoss; a forecast, which changes no result
+
+    def forward(
+        self, logits: Sequence[Tensor], targets: Targets, context: LossContext, normalizer: Tensor | float
+    ) -> Tensor:
+        if self.grad_scale.device != logits[0].device:
+            self.grad_scale = torch.ones((), device=logits[0].device)
+        return sum_over_levels(
+            self.loss,
+            logits,
+            targets.labels_by_level(logits),
+            alpha=self.alpha,
+            fused=self.fused,
+            scores=targets.scores_by_level(logits),
+            divisor=normalizer,
+            grad_scale=self.grad_scale,
+        )
+
+    def extra_repr(self) -> str:
+        alpha = self.alpha.tolist() if isinstance(self.alpha, Tensor) else self.alpha
+        return f"{self.loss}, alpha={alpha}, fused={self.fused}"
+
+
+class SigmoidFocalLoss(MultiLevelLoss):
+    """:func:`~.functional.sigmoid_focal_loss` summed over levels."""
+
+    def __init__(self, *, alpha: Alpha = 0.25, gamma: float = 2.0, fused: bool = True) -> None:
+        super().__init__(functional.pointwise_focal(gamma), alpha=alpha, fused=fused)
+
+
+class SigmoidCrossEntropyLoss(MultiLevelLoss):
+    """:func:`~.functional.sigmoid_cross_entropy_loss` summed over levels."""
+
+    def __init__(self, *, alpha: Alpha = None, fused: bool = True) -> None:
+        super().__init__(SigmoidLossFamily(), alpha=alpha, fused=fused)
+
+
+class SigmoidFocalStarLoss(MultiLevelLoss):
+    """:func:`~.functional.sigmoid_focal_star_loss` summed over levels."""
+
+    def __init__(self, *, alpha: Alpha = None, gamma: float = 2.0, beta: float = 1.0, fused: bool = True) -> None:
+        super().__init__(functional.pointwise_focal_star(gamma, beta), alpha=alpha, fused=fused)
+
+
+class SigmoidHingeLoss(MultiLevelLoss):
+    """:func:`~.functional.sigmoid_hinge_loss` summed over levels."""
+
+    def __init__(self, *, alpha: Alpha = None, margin: float = 0.5) -> None:
+        super().__init__(functional.pointwise_hinge(margin), alpha=alpha, fused=False)
+
+
+@register_classification_loss()
+def focal(cfg: CfgNode) -> SigmoidFocalLoss:
+    keys = cfg.MODEL.RETINANET
+    return SigmoidFocalLoss(alpha=alpha_from_config(cfg), gamma=keys.FOCAL_LOSS_GAMMA, fused=keys.FUSED_LOSS)
+
+
+@register_classification_loss()
+def cross_entropy(cfg: CfgNode) -> SigmoidCrossEntropyLoss:
+    return SigmoidCrossEntropyLoss(alpha=alpha_from_config(cfg), fused=cfg.MODEL.RETINANET.FUSED_LOSS)
+
+
+@register_classification_loss("FOCAL_STAR_GAMMA", "FOCAL_STAR_BETA")
+def focal_star(cfg: CfgNode) -> SigmoidFocalStarLoss:
+    keys = cfg.MODEL.RETINANET
+    return SigmoidFocalStarLoss(
+        alpha=alpha_from_config(cfg), gamma=keys.FOCAL_STAR_GAMMA, beta=keys.FOCAL_STAR_BETA, fused=keys.FUSED_LOSS
+    )
+
+
+@register_classification_loss("HINGE_MARGIN")
+def hinge(cfg: CfgNode) -> SigmoidHingeLoss:
+    return SigmoidHingeLoss(alpha=alpha_from_config(cfg), margin=cfg.MODEL.RETINANET.HINGE_MARGIN)
+
+
+def alpha_from_config(cfg: CfgNode) -> float | list[float] | None:
+    """Read the weight of the positive class from a configuration.
+
+    FOCAL_LOSS_ALPHA_PER_CLASS holds K numbers, or is empty; then FOCAL_LOSS_ALPHA holds for every class, and -1.0 (as
+    in Detectron2) or null turns the weight off.
+
+    Raises:
+        ValueError: FOCAL_LOSS_ALPHA_PER_CLASS has another length than K.
+    """
+    per_class, alpha = cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA_PER_CLASS, cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA
+    if not per_class:
+        return None if alpha is None or alpha == -1 else alpha
+    if len(per_class) != cfg.MODEL.RETINANET.NUM_CLASSES:
+        raise ValueError(
+            f"MODEL.RETINANET.FOCAL_LOSS_ALPHA_PER_CLASS has {len(per_class)} numbers for the "
+            f"{cfg.MODEL.RETINANET.NUM_CLASSES} classes of MODEL.RETINANET.NUM_CLASSES; give one a class, in their "
+            "order, or none"
+        )
+    return list(per_class)

@@ -6,6 +6,7 @@ from detectron2.config import get_cfg
 from detectron2.modeling import ANCHOR_GENERATOR_REGISTRY, BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
 from retina_plugin.config import add_retina_config, flatten
+from retina_plugin.config.registries import CLASSIFICATION_LOSS_REGISTRY
 from retina_plugin.core.text import did_you_mean
 
 # Keys of R-CNN that have a twin in RetinaNet.
@@ -23,14 +24,6 @@ _TWINS = {
     "MODEL.RPN.IN_FEATURES": "MODEL.RETINANET.IN_FEATURES",
     "MODEL.RPN.NMS_THRESH": "MODEL.RETINANET.NMS_THRESH_TEST",
 }
-# Keys of a single loss of this plugin, and the losses that read them.
-_LOSS_KEYS = {
-    "FOCAL_STAR_GAMMA": ("focal_star",),
-    "FOCAL_STAR_BETA": ("focal_star",),
-    "OHEM_BATCH_SIZE": ("ohem", "ohem_1to3"),
-    "OHEM_NMS_THRESH": ("ohem", "ohem_1to3"),
-    "HINGE_MARGIN": ("hinge",),
-}
 _RCNN_NODES = ("MODEL.ROI_", "MODEL.RPN.", "MODEL.PROPOSAL_GENERATOR.")
 _RCNN_SWITCHES = ("MODEL.MASK_ON", "MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS", "TEST.AUG.ENABLED")
 
@@ -46,7 +39,6 @@ def builds_focal_retinanet(cfg):
 
 def name_problems(cfg):
     # The registries are filled by modules that import this one.
-    from retina_plugin.losses import CLASSIFICATION_LOSS_REGISTRY
     from retina_plugin.modeling import RETINANET_HEAD_REGISTRY
     from retina_plugin.modeling.precision import PRECISIONS, TRAINING_PRECISIONS
 
@@ -116,14 +108,16 @@ def model_problems(cfg):
 
 def _loss_key_problems(cfg, default):
     chosen = cfg.MODEL.RETINANET.CLS_LOSS
-    if chosen not in ("focal", "cross_entropy", *itertools.chain(*_LOSS_KEYS.values())):
-        return  # somebody else's loss may read any key
-    for key, readers in _LOSS_KEYS.items():
-        value = cfg.MODEL.RETINANET[key]
-        if chosen not in readers and value != default[f"MODEL.RETINANET.{key}"]:
+    keys = {name: f.reads_keys for name, f in CLASSIFICATION_LOSS_REGISTRY if hasattr(f, "reads_keys")}
+    if chosen not in keys:
+        return  # a loss without reads_keys may read any key
+    for key in sorted(set(itertools.chain(*keys.values())) - set(keys[chosen])):
+        value = cfg.MODEL.RETINANET.get(key)
+        if f"MODEL.RETINANET.{key}" in default and value != default[f"MODEL.RETINANET.{key}"]:
+            reader = next(name for name in keys if key in keys[name])
             yield (
                 f"MODEL.RETINANET.{key} is set to {value}, but MODEL.RETINANET.CLS_LOSS {chosen} does not read it. "
-                f"Did you mean MODEL.RETINANET.CLS_LOSS {readers[0]}?"
+                f"Did you mean MODEL.RETINANET.CLS_LOSS {reader}?"
             )
 
 

@@ -14,10 +14,8 @@ raises    ``ValueError``: a parameter out of its range, or another number of alp
 ========  ==========================================================================================================
 """
 
-import functools
 import itertools
 import numbers
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -125,7 +123,8 @@ def sum_over_levels(
 
     def plain(logits: Sequence[Tensor]) -> Tensor:
         levels = zip(logits, labels, scores or itertools.repeat(None))
-        return functools.reduce(operator.add, [weighted_loss(loss, x, y, alpha, s).sum() for x, y, s in levels])
+        first, *rest = [weighted_loss(loss, x, y, alpha, s).sum() for x, y, s in levels]
+        return sum(rest, start=first)
 
     kernel = kernel_for(logits) if fused and scores is None else None
     alpha_learns = isinstance(alpha, Tensor) and alpha.requires_grad  # the kernels hold alpha constant

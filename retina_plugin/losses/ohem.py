@@ -106,19 +106,15 @@ class OnlineHardExampleMining(nn.Module):
 
 
 @register_classification_loss("OHEM_BATCH_SIZE", "OHEM_NMS_THRESH")
-def ohem(cfg: CfgNode) -> OnlineHardExampleMining:
-    return _build(cfg, one_to_three=False)
-
-
-@register_classification_loss("OHEM_BATCH_SIZE", "OHEM_NMS_THRESH")
-def ohem_1to3(cfg: CfgNode) -> OnlineHardExampleMining:
-    return _build(cfg, one_to_three=True)
-
-
-def _build(cfg: CfgNode, one_to_three: bool) -> OnlineHardExampleMining:
+def ohem(cfg: CfgNode, one_to_three: bool = False) -> OnlineHardExampleMining:
     return OnlineHardExampleMining(
         alpha=alpha_from_config(cfg),
         batch_size=cfg.MODEL.RETINANET.OHEM_BATCH_SIZE,
         nms_thresh=cfg.MODEL.RETINANET.OHEM_NMS_THRESH,
         one_to_three=one_to_three,
     )
+
+
+@register_classification_loss("OHEM_BATCH_SIZE", "OHEM_NMS_THRESH")
+def ohem_1to3(cfg: CfgNode) -> OnlineHardExampleMining:
+    return ohem(cfg, one_to_three=True)

@@ -31,16 +31,11 @@ class ClassificationLoss(Protocol):
     def __call__(
         self, logits: Sequence[Tensor], targets: Targets, context: LossContext, normalizer: Tensor | float
     ) -> Tensor:
-        """Compute the classification loss of a batch.
+        """Compute the sum over images, anchors and classes, divided by ``normalizer``, as a 0-dim float32 tensor.
 
         Args:
             logits: L float tensors (N, Hl, Wl, A, K), views of the head's output in its memory order.
-            targets: labels, boxes and soft scores of the R anchors of all levels.
-            context: predicted boxes on demand.
             normalizer: divisor > 0, a number or a 0-dim float32 tensor without gradient.
-
-        Returns:
-            0-dim float32 tensor: the sum over images, anchors and classes, divided by ``normalizer``.
         """
 
 

@@ -62,14 +62,21 @@ TYPICAL = [
 TYPICAL += [(f"{name}, plain", settings) for name, settings in TYPICAL if name in FUSED]
 
 
-def closed_form(name, logits, labels, *, alpha=None, **settings):
-    """Value and gradient, both float64 (..., K), of the loss of that name in FAMILY; the loss is the value's sum."""
+def closed_form(name, logits, labels, *, alpha=None, scores=None, **settings):
+    """Value and gradient, both float64 (..., K), of the loss of that name in FAMILY; the loss is the value's sum.
+
+    With scores (...), an anchor's own class has the loss s alpha f(x) + (1 - s) (1 - alpha) f(-x).
+    """
     x, labels = logits.detach().double().numpy(), labels.numpy()[..., None]
     is_class = labels == np.arange(x.shape[-1])
-    y = np.where(is_class, 1.0, -1.0)
-    value, derivative = FAMILY[name].formula(y * x, **settings)
-    alpha_t = 1.0 if alpha is None else np.where(is_class, alpha, 1 - np.asarray(alpha, dtype=np.float64))
-    return np.where(labels >= 0, alpha_t * value, 0), np.where(labels >= 0, alpha_t * y * derivative, 0)
+    positive, negative = (1.0, 1.0) if alpha is None else (np.asarray(alpha, float), 1 - np.asarray(alpha, float))
+    s = 1.0 if scores is None else np.where(is_class, scores.double().numpy()[..., None], 0.0)
+    as_positive, as_negative = np.where(is_class, s, 0.0) * positive, np.where(is_class, 1 - s, 1.0) * negative
+    value, derivative = FAMILY[name].formula(x, **settings)
+    mirrored, mirrored_derivative = FAMILY[name].formula(-x, **settings)
+    value = as_positive * value + as_negative * mirrored
+    gradient = as_positive * derivative - as_negative * mirrored_derivative
+    return np.where(labels >= 0, value, 0), np.where(labels >= 0, gradient, 0)
 
 
 def random_case(num_anchors=400, num_classes=7, scale=4.0, margin=None, dtype=torch.float32):

@@ -220,6 +220,25 @@ def test_loss_is_cross_entropy_of_mined_anchors_alone(one_to_three, alpha, asser
 
 
 @pytest.mark.parametrize("one_to_three", [False, True])
+def test_soft_targets_are_mined_and_summed_with_their_soft_loss(one_to_three, assert_close):
+    """In double precision, in which no two anchors are equally hard."""
+    labels, alpha = random_labels(2, R, positives=0.5), 0.4
+    logits = logits_of_hardness(well_separated(2, R), labels).double().requires_grad_()
+    scores, boxes = torch.rand(2, R, dtype=torch.float64), random_boxes(2, R, crowds=10).double()
+    ohem = OnlineHardExampleMining(alpha=alpha, batch_size=16, one_to_three=one_to_three)
+    loss = call_module(ohem, by_level(logits), by_level(labels), scores=by_level(scores), boxes=by_level(boxes))
+    loss.backward()
+    hardness = closed_form("cross_entropy", logits, labels, alpha=alpha, scores=scores)[0].sum(axis=-1)
+    mined_labels = torch.full_like(labels, -1)
+    for i in range(2):
+        mined = mine_slowly(hardness[i], labels[i].numpy(), boxes[i].numpy(), 16, 0.5, one_to_three)
+        mined_labels[i, mined] = labels[i, mined]
+    value, gradient = closed_form("cross_entropy", logits, mined_labels, alpha=alpha, scores=scores)
+    assert_close("ohem, soft targets: value", loss.detach(), value.sum(), tolerance=1e-12)
+    assert_close("ohem, soft targets: gradient", logits.grad, gradient, tolerance=1e-12)
+
+
+@pytest.mark.parametrize("one_to_three", [False, True])
 @pytest.mark.parametrize("garbage", [math.nan, math.inf])
 def test_ignored_anchors_are_never_mined(one_to_three, garbage):
     labels = random_labels(2, R, positives=0.2)

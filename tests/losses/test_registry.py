@@ -13,6 +13,7 @@ from retina_plugin.losses import (
     SigmoidFocalStarLoss,
     SigmoidHingeLoss,
     build_classification_loss,
+    register_classification_loss,
 )
 
 from .closed_forms import call_module
@@ -157,3 +158,20 @@ def test_parameters_out_of_range_are_refused(name, key, value, message):
 def test_an_unknown_name_is_refused():
     with pytest.raises(KeyError, match="focl"):
         build("focl")
+
+
+def test_a_loss_names_the_keys_it_reads_where_it_is_registered():
+    keys = {name: f.reads_keys for name, f in CLASSIFICATION_LOSS_REGISTRY if name in DEFAULTS}
+    own = {name: {key for key in entry if key != "FOCAL_LOSS_GAMMA"} for name, entry, *_ in ENTRIES}
+    assert {name: set(of_loss) for name, of_loss in keys.items()} == own
+
+
+def test_a_registered_function_stays_what_it_is(monkeypatch):
+    monkeypatch.setattr(CLASSIFICATION_LOSS_REGISTRY, "_obj_map", dict(CLASSIFICATION_LOSS_REGISTRY))
+
+    def my_loss(cfg):
+        return SigmoidFocalLoss(gamma=cfg.MODEL.RETINANET.FOCAL_LOSS_GAMMA)
+
+    assert register_classification_loss("MY_KEY", "MY_OTHER_KEY")(my_loss) is my_loss
+    assert my_loss.reads_keys == ("MY_KEY", "MY_OTHER_KEY")
+    assert_same_loss(build("my_loss", FOCAL_LOSS_GAMMA=0.5), SigmoidFocalLoss(gamma=0.5))

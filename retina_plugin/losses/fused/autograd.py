@@ -43,9 +43,7 @@ class FusedLoss(NamedTuple):
 
     Attributes:
         kernel: see :func:`kernel_for`.
-        family: the loss.
-        weights: of positives and negatives.
-        plain: the loss of L logits by its formula, undivided.
+        plain: computes the loss of L logits by its formula, undivided.
     """
 
     kernel: ModuleType
@@ -60,18 +58,12 @@ class FusedLoss(NamedTuple):
 
         Args:
             logits: L tensors (..., K) in any memory order.
-            labels: L integer tensors (...): 0..K-1 a class, K background, -1 ignored.
+            labels: L integer tensors (...).
             divisor: number, or 0-dim tensor on the same device; a constant for the gradient.
             grad_scale: 0-dim float tensor on the same device, the forecast of the incoming gradient. A backward pass
                 writes the actual incoming gradient into it.
         """
         return _Function.apply(self, labels, divisor, grad_scale, torch.is_grad_enabled(), *logits)
-
-    def run_kernel(self, logits, labels, scale, gradient, written_scale=None):
-        """Run the kernel on a level; see :func:`.cpu.loss_and_gradient`."""
-        planes = as_planes(logits, logits), labels_as_planes(labels, logits).to(torch.int32)
-        gradient = None if gradient is None else as_planes(gradient, logits)
-        return self.kernel.loss_and_gradient(*planes, self.family, self.weights, scale, gradient, written_scale)
 
 
 class _Function(torch.autograd.Function):
@@ -82,7 +74,7 @@ class _Function(torch.autograd.Function):
         scale = grad_scale.to(dtype) / divisor
         memory = [dense(x) for x in logits]
         gradients = [torch.empty_like(x) if with_gradient else None for x in memory]
-        total = sum(loss.run_kernel(x, y, scale, g) for x, y, g in zip(memory, labels, gradients))
+        total = sum(_run_kernel(loss, x, y, scale, g) for x, y, g in zip(memory, labels, gradients))
         if with_gradient:
             ctx.save_for_backward(*logits)
             ctx.loss, ctx.labels, ctx.divisor, ctx.grad_scale = loss, labels, divisor, grad_scale
@@ -101,9 +93,16 @@ class _Function(torch.autograd.Function):
         written_scale = ctx.scale if gradients else None
         gradients = gradients or [torch.empty_like(x) for x in memory]
         for x, y, g in zip(memory, ctx.labels, gradients):
-            ctx.loss.run_kernel(x, y, scale, g, written_scale)
+            _run_kernel(ctx.loss, x, y, scale, g, written_scale)
         ctx.grad_scale.copy_(incoming)
         return *inputs_before, *gradients
+
+
+def _run_kernel(loss, logits, labels, scale, gradient, written_scale=None):
+    """Run the kernel on a level; see :func:`.cpu.loss_and_gradient`."""
+    planes = as_planes(logits, logits), labels_as_planes(labels, logits).to(torch.int32)
+    gradient = None if gradient is None else as_planes(gradient, logits)
+    return loss.kernel.loss_and_gradient(*planes, loss.family, loss.weights, scale, gradient, written_scale)
 
 
 def _differentiable_gradients(ctx: Any, logits: Sequence[Tensor], incoming: Tensor) -> list[Tensor | None]:

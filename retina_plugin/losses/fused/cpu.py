@@ -36,12 +36,10 @@ def loss_and_gradient(
         labels: integer (O, I): 0..K-1 a class, K background, -1 ignored.
         scale: 0-dim tensor.
         gradient: (O, K, I) like the logits, written; None: the loss alone.
-        written_scale: 0-dim tensor, the scale of a gradient that is already there and is only written again if
-            ``scale`` differs.
+        written_scale: 0-dim tensor, the scale that ``gradient`` was written with; rewritten if ``scale`` differs.
 
     Returns:
-        0-dim tensor, float32 (float64 for float64 logits): the sum over all elements, without ``scale``. None with a
-        ``written_scale``.
+        0-dim tensor, float32 (float64 for float64 logits): the sum without ``scale``; None with a ``written_scale``.
     """
     if written_scale is not None and scale == written_scale:
         return None

@@ -1,74 +1,84 @@
-"""Whether the other fields of an annotation let it be loaded, trained on and evaluated."""
+"""Checks that the fields of an annotation besides its box can be loaded, trained on and evaluated."""
 
-import math
 import textwrap
+from typing import Any
 
-from .findings import ERROR, WARNING, declare
-from .structure import is_number
+from retina_plugin.data.checks.context import Context, check
+from retina_plugin.data.checks.entries import is_finite, is_number
+from retina_plugin.data.checks.findings import Finding, Kind, error_kind, warning_kind
+from retina_plugin.data.checks.repair import Editor, repairs
 
-NO_CROWD = declare(
-    "iscrowd-missing",
-    ERROR,
-    "COCO's evaluation on this set stops with a KeyError, after the training. Training alone does not read it.",
-    "Add iscrowd: 0. --fix does.",
-)
-BAD_CROWD = declare(
-    "iscrowd-invalid",
-    ERROR,
-    "Whatever is not 0 is a group for Detectron2: training drops the box.",
-    'Write 0, or 1 for a group of objects. --fix does for true, false, "0" and "1".',
-)
-IGNORE = declare(
-    "annotation-ignore",
-    ERROR,
-    "Loading stops with an AssertionError: Detectron2 does not support ignore.",
-    "Use iscrowd: 1, which is not trained on either, or remove the annotation. --fix turns ignore into iscrowd.",
-)
-NO_AREA = declare(
-    "area-missing",
-    ERROR,
-    "COCO's evaluation on this set stops with a KeyError, after the training. Training alone does not read it.",
-    "Add the area of the object, or width times height. --fix writes the latter.",
-)
-BAD_AREA = declare(
-    "area-invalid",
-    ERROR,
-    "COCO's evaluation tells small, medium and large objects by it: it stops, or counts the object nowhere.",
-    "Write a positive number of pixels. --fix writes width times height.",
-)
-OTHER_AREA = declare(
-    "area-inconsistent",
-    WARNING,
-    "An area that the box cannot have: AP of small, medium and large objects is of others than it says.",
-    "Write the area of the object in pixels. --fix writes width times height.",
-)
-BAD_MASK = declare(
-    "segmentation-malformed",
-    ERROR,
-    "Loading stops, although RetinaNet reads no masks.",
-    "A segmentation is a list of polygons [[x0, y0, x1, y1, ...]], or RLE with counts and size. --fix wraps a single "
-    "polygon into a list and removes any other.",
-)
-NO_MASK = declare(
-    "segmentation-degenerate",
-    WARNING,
-    "No polygon has three points: Detectron2 drops the annotation when it loads the set, with its box.",
-    "Remove the segmentation. --fix does, and keeps the box.",
-)
-
-_MAX_AREA = 1.05  # of a box that is a pixel larger on each side
-_MIN_AREA = 0.01  # of the box, where no segmentation tells why it would be so small
+NO_CROWD = error_kind("""iscrowd-missing: COCO's evaluation on this set stops with a KeyError, after the training.
+    Training alone does not read it. Add iscrowd: 0. --fix does.""")
 
 
-def check_fields(annotations, image_of, found):
-    """Check iscrowd, ignore and segmentation of every annotation.
+@repairs(NO_CROWD)
+def _add_crowd(editor: Editor, finding: Finding) -> str:
+    finding.entry["iscrowd"] = 0
+    return "iscrowd: 0 added"
 
-    Args:
-        annotations (list): entries with an image and a category.
-        image_of: dict of ids to images.
-        found (Findings): gets what is wrong.
-    """
-    for annotation in annotations:
+
+BAD_CROWD = error_kind("""iscrowd-invalid: Every value but 0 is a group for Detectron2: training drops the box. Write 0,
+    or 1 for a group of objects. --fix does for true, false, "0" and "1".""")
+
+
+@repairs(BAD_CROWD)
+def _convert_crowd(editor: Editor, finding: Finding) -> str | None:
+    value = finding.entry["iscrowd"]
+    if not (isinstance(value, bool) or value in ("0", "1")):
+        return None
+    finding.entry["iscrowd"] = int(value)
+    return "written as 0 or 1"
+
+
+IGNORE = error_kind("""annotation-ignore: Loading stops with an AssertionError: Detectron2 does not support ignore. Use
+    iscrowd: 1, which is not trained on either, or remove the annotation. --fix turns ignore into iscrowd.""")
+
+
+@repairs(IGNORE)
+def _turn_ignore_into_crowd(editor: Editor, finding: Finding) -> str:
+    finding.entry.update(ignore=0, iscrowd=1)
+    return "ignore turned into iscrowd"
+
+
+NO_AREA = error_kind("""area-missing: COCO's evaluation on this set stops with a KeyError, after the training. Training
+    alone does not read it. Add the area of the object, or width times height. --fix writes the latter.""")
+BAD_AREA = error_kind("""area-invalid: COCO's evaluation tells small, medium and large objects by it: it stops, or
+    leaves the object out of all three. Write a positive number of pixels. --fix writes width times height.""")
+OTHER_AREA = warning_kind("""area-inconsistent: The box cannot have this area: AP of small, medium and large objects
+    takes the object for one of another size. Write the area of the object in pixels. --fix writes width times
+    height.""")
+
+
+@repairs(NO_AREA, BAD_AREA, OTHER_AREA)
+def _write_area(editor: Editor, finding: Finding) -> str:
+    _, _, width, height = finding.entry["bbox"]
+    finding.entry["area"] = width * height
+    return "width times height written"
+
+
+BAD_MASK = error_kind("""segmentation-malformed: Loading stops, although RetinaNet reads no masks. A segmentation is a
+    list of polygons [[x0, y0, x1, y1, ...]], or RLE with counts and size. --fix wraps a single polygon into a list and
+    removes any other.""")
+NO_MASK = warning_kind("""segmentation-degenerate: No polygon has three points: Detectron2 drops the annotation when it
+    loads the set, with its box. Remove the segmentation. --fix does, and keeps the box.""")
+
+
+@repairs(BAD_MASK, NO_MASK)
+def _wrap_or_remove_mask(editor: Editor, finding: Finding) -> str:
+    mask = finding.entry["segmentation"]
+    if isinstance(mask, list) and len(mask) >= 6 and len(mask) % 2 == 0 and all(map(is_number, mask)):
+        finding.entry["segmentation"] = [mask]
+        return "polygon wrapped into a list"
+    del finding.entry["segmentation"]
+    return "segmentation removed"
+
+
+@check
+def check_fields(context: Context) -> None:
+    """Find values of iscrowd, ignore and segmentation that Detectron2 does not read as meant."""
+    found, image_of = context.found, context.entries.image_of
+    for annotation in context.entries.annotations:
         image, crowd = image_of[annotation["image_id"]], annotation.get("iscrowd", 0)
         if "iscrowd" not in annotation:
             found.add(NO_CROWD, "no iscrowd", image, annotation)
@@ -76,25 +86,25 @@ def check_fields(annotations, image_of, found):
             found.add(BAD_CROWD, f"iscrowd is {crowd!r}", image, annotation)
         if annotation.get("ignore", 0) != 0:
             found.add(IGNORE, f"ignore is {annotation['ignore']!r}", image, annotation)
-        if annotation.get("segmentation"):
-            problem = _mask_problem(annotation["segmentation"])
-            if problem:
-                found.add(*problem, image, annotation)
+        problem = _mask_problem(annotation["segmentation"]) if annotation.get("segmentation") else None
+        if problem:
+            found.add(*problem, image, annotation)
 
 
-def check_areas(table, found):
-    """Check the areas of annotations with boxes that can be used.
+_MAX_AREA = 1.05  # of a box that is a pixel larger on each side
+_MIN_AREA = 0.01  # of the box, where no segmentation explains a smaller one
 
-    Args:
-        table (Table): of :func:`check_boxes`.
-        found (Findings): gets what is wrong.
-    """
-    for annotation, image in zip(table.annotations, table.images):
+
+@check
+def check_areas(context: Context) -> None:
+    """Find areas that are missing or that the box cannot have."""
+    found = context.found
+    for annotation, image in zip(context.table.annotations, context.table.images):
         _, _, width, height = annotation["bbox"]
-        area = annotation.get("area")
+        area: Any = annotation.get("area")
         if "area" not in annotation:
             found.add(NO_AREA, "no area", image, annotation)
-        elif not is_number(area) or not math.isfinite(area) or area <= 0:
+        elif not is_finite(area) or area <= 0:
             found.add(BAD_AREA, f"area is {area!r}", image, annotation)
         elif area > _MAX_AREA * (width + 1) * (height + 1) or (
             area < _MIN_AREA * width * height and not annotation.get("segmentation")
@@ -102,14 +112,15 @@ def check_areas(table, found):
             found.add(OTHER_AREA, f"area {area!r} of a box of {width:g} x {height:g}", image, annotation)
 
 
-def _mask_problem(mask):
+def _mask_problem(mask: Any) -> tuple[Kind, str] | None:
+    shown = f"segmentation is {textwrap.shorten(repr(mask), 60)}"
     if isinstance(mask, dict):
         good = isinstance(mask.get("size"), list) and isinstance(mask.get("counts"), (str, list))
         return None if good else (BAD_MASK, "RLE without size or counts")
     if not isinstance(mask, list):
-        return BAD_MASK, f"segmentation is {textwrap.shorten(repr(mask), 60)}"
+        return BAD_MASK, shown
     if not all(isinstance(polygon, list) for polygon in mask):
-        return BAD_MASK, f"segmentation is {textwrap.shorten(repr(mask), 60)}, not a list of polygons"
+        return BAD_MASK, f"{shown}, not a list of polygons"
     if not any(len(polygon) % 2 == 0 and len(polygon) >= 6 for polygon in mask):
-        return NO_MASK, f"segmentation is {textwrap.shorten(repr(mask), 60)}"
+        return NO_MASK, shown
     return None

@@ -1,81 +1,67 @@
-"""Whether each box has a size and lies in its image, and is there once."""
+"""Checks that each box has an area, lies in its image, and occurs once."""
+
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 
-from .findings import ERROR, WARNING, declare
-from .images import training_edges
+from retina_plugin.data.checks.context import Context, check
+from retina_plugin.data.checks.entries import Table
+from retina_plugin.data.checks.findings import Entry, Finding, Findings, error_kind, warning_kind
+from retina_plugin.data.checks.images import training_edges
+from retina_plugin.data.checks.repair import Editor, drop_annotation, repairs, set_box
 
-NOT_FINITE = declare(
-    "box-not-finite",
-    ERROR,
-    "Training drops a box with NaN and stretches one with Infinity to the border; the evaluation's IoUs are wrong.",
-    "Correct it. --fix drops the annotation.",
-)
-ZERO = declare(
-    "box-zero",
-    ERROR,
-    "Training drops the box without a word, and evaluation counts an object that nobody can find.",
-    "Remove it. --fix does.",
-)
-NEGATIVE = declare(
-    "box-negative",
-    ERROR,
-    "Training takes the box that ends where this one starts; evaluation takes none.",
-    "Correct or remove it. --fix drops the annotation.",
-)
-OUTSIDE = declare(
-    "box-outside",
-    ERROR,
-    "Nothing of the box is in the image: training drops it, and evaluation counts an object that nobody can find.",
-    "Compare the image's width and height with what the box was drawn on. --fix drops the annotation.",
-)
-PARTLY_OUTSIDE = declare(
-    "box-partly-outside",
-    WARNING,
-    "Training cuts the box at the border, evaluation does not: the best detection has a lower IoU.",
-    "Cut the boxes at the border. --fix does.",
-)
-SLIVER = declare(
-    "box-sliver",
-    WARNING,
-    "A box of a single row or column of pixels, which hardly overlaps any anchor.",
-    "Mostly a slip of the mouse: remove it.",
-)
-DUPLICATE = declare(
-    "box-duplicate",
-    WARNING,
-    "The same box of the same class again: no anchor is left for it, and evaluation counts an object that is missed.",
-    "Remove all but one. --fix does.",
-)
-TWO_CLASSES = declare(
-    "box-two-classes",
-    WARNING,
-    "An anchor learns one box: of equal ones the first, so that the other's class is never learnt here.",
-    "Decide for one class.",
-)
-INTEGER = declare(
-    "box-integer",
-    WARNING,
-    "Detectron2 resizes a box of four integers in integers: each edge loses up to a pixel at training size, half of "
-    "one on average, towards the upper left, or to the right in mirrored images.",
-    "Write one number with a point: [10.0, 20, 30, 40]. --fix does.",
-)
+NOT_FINITE = error_kind("""box-not-finite: Training drops a box with NaN and stretches one with Infinity to the border;
+    the evaluation's IoUs are wrong. Correct it. --fix drops the annotation.""")
+ZERO = error_kind("""box-zero: Training silently drops the box, and evaluation counts an object that cannot be found.
+    Remove it. --fix does.""")
+NEGATIVE = error_kind("""box-negative: Training takes the box that ends where this one starts; evaluation takes none.
+    Correct or remove it. --fix drops the annotation.""")
+OUTSIDE = error_kind("""box-outside: The box lies outside the image: training drops it, and evaluation counts an object
+    that cannot be found. Compare the image's width and height with what the box was drawn on. --fix drops the
+    annotation.""")
+PARTLY_OUTSIDE = warning_kind("""box-partly-outside: Training cuts the box at the border, evaluation does not: the best
+    detection has a lower IoU. Cut the boxes at the border. --fix does.""")
+
+
+@repairs(PARTLY_OUTSIDE)
+def _cut_at_border(editor: Editor, finding: Finding) -> str:
+    assert finding.image is not None
+    x, y, width, height = finding.entry["bbox"]
+    left, top = max(x, 0.0), max(y, 0.0)
+    right, bottom = min(x + width, finding.image["width"]), min(y + height, finding.image["height"])
+    set_box(finding.entry, [float(left), float(top), float(right - left), float(bottom - top)])
+    return "box cut at the border"
+
+
+SLIVER = warning_kind("""box-sliver: A box of a single row or column of pixels hardly overlaps any anchor. Mostly a slip
+    of the mouse: remove it.""")
+DUPLICATE = warning_kind("""box-duplicate: The same box of the same class again: no anchor is left for it, and
+    evaluation counts an object that is missed. Remove all but one. --fix does.""")
+repairs(NOT_FINITE, ZERO, NEGATIVE, OUTSIDE, DUPLICATE)(drop_annotation)
+
+TWO_CLASSES = warning_kind("""box-two-classes: An anchor learns one box: of equal ones the first, so that the other's
+    class is never learned here. Decide for one class.""")
+INTEGER = warning_kind("""box-integer: Detectron2 resizes a box of four integers in integers: each edge loses up to a
+    pixel at training size, half of one on average, towards the upper left, or to the right in mirrored images. Write
+    one number with a point: [10.0, 20, 30, 40]. --fix does.""")
+
+
+@repairs(INTEGER)
+def _write_floats(editor: Editor, finding: Finding) -> str:
+    finding.entry["bbox"] = [float(value) for value in finding.entry["bbox"]]
+    return "written as floats"
+
 
 _TOLERANCE = 1.0  # pixel
 
 
-def check_boxes(table, cfg, found):
-    """Check the boxes.
-
-    Args:
-        table (Table): annotations whose boxes are COCO's.
-        cfg: the configuration.
-        found (Findings): gets what is wrong.
-
-    Returns:
-        Table: of the boxes that training can use.
-    """
+@check
+def check_boxes(context: Context) -> None:
+    """Find boxes that are not finite, empty, outside, repeated or rounded; keep those that training can use."""
+    table, found = context.table, context.found
     x, y, width, height = table.boxes.T
     right, bottom = x + width - table.sizes[:, 0], y + height - table.sizes[:, 1]
     finite = np.isfinite(table.boxes).all(axis=1)
@@ -87,10 +73,10 @@ def check_boxes(table, cfg, found):
     usable &= ~outside
     most = np.maximum.reduce([-x, -y, right, bottom])
 
-    def box(i):
+    def box(i: int) -> str:
         return f"bbox {table.annotations[i]['bbox']}"
 
-    def in_image(i):
+    def in_image(i: int) -> str:
         return f"{box(i)} in {table.sizes[i, 0]:.0f} x {table.sizes[i, 1]:.0f}"
 
     table.report(found, NOT_FINITE, ~finite, box)
@@ -101,14 +87,14 @@ def check_boxes(table, cfg, found):
     table.report(found, PARTLY_OUTSIDE, partly, lambda i: f"{in_image(i)}: by {most[i]:.4g} pixels")
     sliver = usable & ((width <= 1) | (height <= 1))
     table.report(found, SLIVER, sliver, box)
-    _check_copies(table, usable, found)
-    _check_integers(table, usable & ~table.crowd, cfg, found)
-    return table.select(usable & ~sliver)
+    _check_copies(table, usable & ~table.crowd, found)
+    table.report(found, INTEGER, usable & ~table.crowd & _loses_fractions(table, context.cfg), box)
+    context.table = table.select(usable & ~sliver)
 
 
-def _check_copies(table, usable, found):
-    first = {}
-    for i in np.flatnonzero(usable & ~table.crowd):
+def _check_copies(table: Table, rows: np.ndarray, found: Findings) -> None:
+    first: dict[tuple[Any, ...], Entry] = {}
+    for i in np.flatnonzero(rows):
         annotation = table.annotations[i]
         before = first.setdefault((annotation["image_id"], *annotation["bbox"]), annotation)
         if before is annotation:
@@ -118,26 +104,16 @@ def _check_copies(table, usable, found):
         found.add(kind, f"as annotation {before['id']!r}{classes}", table.images[i], annotation)
 
 
-def _check_integers(table, rows, cfg, found):
-    scaled = {}
-    for i in np.flatnonzero(rows):
-        if not all(type(value) is int for value in table.annotations[i]["bbox"]):
-            continue
-        size = tuple(table.sizes[i])
-        if size not in scaled:
-            scaled[size] = _loses_fractions(*map(int, size), cfg)
-        if scaled[size]:
-            found.add(INTEGER, f"bbox {table.annotations[i]['bbox']}", table.images[i], table.annotations[i])
-
-
-def _loses_fractions(width, height, cfg):
-    """Whether training resizes such images by a factor that is no whole number."""
+def _loses_fractions(table: Table, cfg: CfgNode) -> np.ndarray:
+    """The boxes of four integers, bool (G,), in images that training resizes by a factor that is no integer."""
+    edges: Iterable[int] = training_edges(cfg)
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "choice":
         edges = [edge for edge in np.atleast_1d(cfg.INPUT.MIN_SIZE_TRAIN).tolist() if edge > 0]
-    else:
-        edges = range(training_edges(cfg)[0], training_edges(cfg)[-1] + 1) if training_edges(cfg) else ()
-    for edge in edges:
-        new_height, new_width = ResizeShortestEdge.get_output_shape(height, width, edge, cfg.INPUT.MAX_SIZE_TRAIN)
-        if new_width % width or new_height % height:
-            return True
-    return False
+    elif edges:
+        edges = range(min(edges), max(edges) + 1)
+    by_fraction = {}
+    for width, height in np.unique(table.sizes, axis=0).astype(int).tolist():
+        resized = (ResizeShortestEdge.get_output_shape(height, width, e, cfg.INPUT.MAX_SIZE_TRAIN) for e in edges)
+        by_fraction[width, height] = any(w % width or h % height for h, w in resized)
+    integers = [all(type(value) is int for value in annotation["bbox"]) for annotation in table.annotations]
+    return np.array([i and by_fraction[tuple(size)] for i, size in zip(integers, table.sizes)], dtype=bool)

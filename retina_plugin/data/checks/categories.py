@@ -1,112 +1,84 @@
-"""Whether the classes are what the annotations, the registration and the configuration take them for."""
+"""Checks that the classes agree with the annotations, the registration and the configuration."""
 
 from collections import Counter
 
+from retina_plugin.data.checks.context import Context, check
+from retina_plugin.data.checks.entries import Entries
+from retina_plugin.data.checks.findings import Finding, Findings, error_kind, note_kind, warning_kind
+from retina_plugin.data.checks.repair import Editor, repairs
 from retina_plugin.data.class_names import first_difference
 
-from .findings import ERROR, NOTE, WARNING, declare
+CATEGORY_ID = error_kind("""category-id-duplicate: Only the last category of an id is loaded: two classes are trained as
+    one. Give every category an id of its own. --fix drops an exact copy.""")
 
-CATEGORY_ID = declare(
-    "category-id-duplicate",
-    ERROR,
-    "Only the last category of an id is loaded: two classes are trained as one.",
-    "Give every category an id of its own. --fix drops an exact copy.",
-)
-CATEGORY_NAME = declare(
-    "category-name-duplicate",
-    WARNING,
-    "Two classes of one name: AP is printed for one of them, and their objects compete.",
-    "Rename or merge them.",
-)
-NO_NAME = declare("category-name-empty", WARNING, "The class has no name in tables and images.", "Name it.")
-NO_BOXES = declare(
-    "category-empty",
-    WARNING,
-    "The class is never learnt, and its AP is NaN.",
-    "Remove it, or add examples.",
-)
-FEW_BOXES = declare(
-    "category-rare",
-    WARNING,
-    "A detector learns little from so few examples.",
-    "Add examples; sample their images more often (DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler).",
-)
-BACKGROUND = declare(
-    "category-background",
-    WARNING,
-    "RetinaNet has no background class: it is one class more that is trained and evaluated.",
-    "Remove it, with its annotations: background is where no box is.",
-)
-MAPPED = declare(
-    "category-ids-mapped",
-    NOTE,
-    "The ids are not 1..K: Detectron2 maps them, in their order, to labels 0..K-1 and back.",
-    "Nothing.",
-)
-REGISTERED = declare(
-    "category-registration",
-    ERROR,
-    "Loading stops with an AssertionError, or names and labels are mixed up.",
-    "Register the data set without thing_classes and ids, or with those of the file in the order of their ids.",
-)
-CLASS_COUNT = declare(
-    "category-count",
-    ERROR,
-    "The model has other classes than the data: training stops, or trains classes that do not exist.",
-    "Set MODEL.RETINANET.NUM_CLASSES to the number of categories.",
-)
 
-FEW = 10
+@repairs(CATEGORY_ID)
+def _drop_copy(editor: Editor, finding: Finding) -> str | None:
+    is_copy = finding.entry == editor.first_categories[finding.entry["id"]]
+    return editor.drop(finding.entry, "copy of a category") if is_copy else None
+
+
+CATEGORY_NAME = warning_kind("""category-name-duplicate: Two classes have one name: AP is printed for one of them, and
+    their objects compete. Rename or merge them.""")
+NO_NAME = warning_kind("category-name-empty: The class has no name in tables and images. Name it.")
+NO_BOXES = warning_kind("""category-empty: The class is never learned, and its AP is NaN. Remove it, or add
+    examples.""")
+FEW_BOXES = warning_kind("""category-rare: A detector learns little from so few examples. Add examples; sample their
+    images more often (DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler).""")
+BACKGROUND = warning_kind("""category-background: RetinaNet has no background class: one more class is trained and
+    evaluated. Remove it, with its annotations: background is where no box is.""")
+MAPPED = note_kind("""category-ids-mapped: The ids are not 1..K: Detectron2 maps them, in their order, to labels 0..K-1
+    and back. There is nothing to do.""")
+REGISTERED = error_kind("""category-registration: Loading stops with an AssertionError, or names and labels are mixed
+    up. Register the data set without thing_classes and ids, or with those of the file in the order of their ids.""")
+CLASS_COUNT = error_kind("""category-count: The model has other classes than the data: training stops, or trains classes
+    that do not exist. Set MODEL.RETINANET.NUM_CLASSES to the number of categories.""")
+
+_FEW = 10
 _BACKGROUND_NAMES = {"background", "bg", "back_ground"}
 
 
-def check_categories(entries, data, num_classes, found):
-    """Check the categories.
-
-    Args:
-        entries (Entries): of :func:`check_ids`.
-        data (DataSet): that they are from.
-        num_classes: K of the configuration, None if it is not known.
-        found (Findings): gets what is wrong.
-    """
-    categories = entries.categories
-    seen_ids, seen_names = set(), {}
+@check
+def check_categories(context: Context) -> None:
+    """Find repeated categories, classes with few boxes, and classes that are not those of registration and model."""
+    categories, found = context.entries.categories, context.found
+    names: dict[str, object] = {}
+    seen = set()
     for category in categories:
         identifier, name = category["id"], category["name"].strip()
-        if identifier in seen_ids:
-            found.add(CATEGORY_ID, f"id {identifier!r} again, {name!r}", category=category)
-        elif name and name in seen_names:
-            detail = f"{name!r} has the ids {seen_names[name]!r} and {identifier!r}"
-            found.add(CATEGORY_NAME, detail, category=category)
+        if identifier in seen:
+            found.add(CATEGORY_ID, f"id {identifier!r} again, {name!r}", None, None, category)
+        elif name and name in names:
+            detail = f"{name!r} has the ids {names[name]!r} and {identifier!r}"
+            found.add(CATEGORY_NAME, detail, None, None, category)
         elif not name:
-            found.add(NO_NAME, f"category {identifier!r}", category=category)
-        seen_ids.add(identifier)
-        seen_names.setdefault(name, identifier)
-    _check_numbers_of_boxes(entries, found)
-    if len(categories) == len(data.coco["categories"]):
-        _check_mapping(categories, data, num_classes, found)
+            found.add(NO_NAME, f"category {identifier!r}", None, None, category)
+        seen.add(identifier)
+        names.setdefault(name, identifier)
+    _check_numbers_of_boxes(context.entries, found)
+    if len(categories) == len(context.data.coco["categories"]):
+        _check_labels(context)
 
 
-def _check_numbers_of_boxes(entries, found):
+def _check_numbers_of_boxes(entries: Entries, found: Findings) -> None:
     boxes = Counter(a["category_id"] for a in entries.annotations if not a.get("iscrowd"))
-    if not boxes:
-        return
-    for category in entries.categories:
+    for category in entries.categories if boxes else ():
         identifier, name = category["id"], category["name"]
         number = boxes[identifier]
         if name.strip().strip("_").lower() in _BACKGROUND_NAMES:
-            found.add(BACKGROUND, f"{name!r}, with {number} boxes", category=category)
+            found.add(BACKGROUND, f"{name!r}, with {number} boxes", None, None, category)
         elif number == 0:
             hint = ""
             if identifier == 0 and len(entries.categories) > 1:
                 hint = " and id 0: some programs write a background or a group of the others there"
-            found.add(NO_BOXES, f"{name!r} has no box{hint}", category=category)
-        elif number < FEW:
-            found.add(FEW_BOXES, f"{name!r}: {number} boxes", category=category)
+            found.add(NO_BOXES, f"{name!r} has no box{hint}", None, None, category)
+        elif number < _FEW:
+            found.add(FEW_BOXES, f"{name!r}: {number} boxes", None, None, category)
 
 
-def _check_mapping(categories, data, num_classes, found):
-    by_id = {category["id"]: category for category in categories}
+def _check_labels(context: Context) -> None:
+    data, found, num_classes = context.data, context.found, context.num_classes
+    by_id = {category["id"]: category for category in context.entries.categories}
     try:
         ids = sorted(by_id)
     except TypeError:

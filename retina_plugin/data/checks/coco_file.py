@@ -1,62 +1,47 @@
-"""Reading a COCO file, with an error that says what is wrong with it and where."""
+"""Reads a COCO file; an error says what is wrong with it and where."""
 
 import json
 import re
+from typing import Any
 
 from detectron2.utils.file_io import PathManager
 
-from .findings import ERROR, WARNING, CannotCheck, declare
+from retina_plugin.core.files import identify_file
+from retina_plugin.data.checks.findings import CannotCheck, Finding, Findings, error_kind, warning_kind
+from retina_plugin.data.checks.repair import Editor, repairs
 
-FILE_MISSING = declare(
-    "json-missing", ERROR, "There is nothing to train on.", "Correct the path, or put the file there."
-)
-NOT_JSON = declare("json-invalid", ERROR, "Detectron2 cannot load it.", "Write the file again with a JSON library.")
-TRUNCATED = declare(
-    "json-truncated", ERROR, "Detectron2 cannot load it.", "Copy, download or export it again: its end is missing."
-)
-BOM = declare(
-    "json-bom",
-    ERROR,
-    "pycocotools cannot load it: it begins with a byte-order mark.",
-    "Save it as UTF-8 without one. --fix does.",
-)
-NAN = declare(
-    "json-nan",
-    WARNING,
-    "NaN and Infinity are no JSON: Python reads them, other programs refuse the file.",
-    "Write null, or leave the entry out.",
-)
-NOT_COCO = declare(
-    "json-not-coco",
-    ERROR,
-    "Detectron2 cannot load it.",
-    "A COCO file is an object with the lists images, annotations and categories.",
-)
+FILE_MISSING = error_kind("json-missing: There is nothing to train on. Correct the path, or put the file there.")
+NOT_JSON = error_kind("json-invalid: Detectron2 cannot load it. Write the file again with a JSON library.")
+TRUNCATED = error_kind("""json-truncated: Detectron2 cannot load it. Copy, download or export it again: its end is
+    missing.""")
+BOM = error_kind("""json-bom: pycocotools cannot load it: it begins with a byte-order mark. Save it as UTF-8 without
+    one. --fix does.""")
 
-_SECTIONS = ("images", "annotations", "categories")
-_OTHERS = {
-    b"version https://git-lfs": "a git-lfs pointer: run `git lfs pull` where it came from",
-    b"\x1f\x8b": "a gzip archive: unpack it",
-    b"PK\x03\x04": "a zip archive: unpack it",
-    b"<": "a web page or XML",
-}
+
+@repairs(BOM)
+def _write_without_mark(editor: Editor, finding: Finding) -> str:
+    return "written without"
+
+
+NAN = warning_kind("""json-nan: NaN and Infinity are not JSON: Python reads them, other programs refuse the file. Write
+    null, or leave the entry out.""")
+NOT_COCO = error_kind("""json-not-coco: Detectron2 cannot load it. A COCO file is an object with the lists images,
+    annotations and categories.""")
+
+_OTHER_KINDS = {b"PK\x03\x04": "a zip archive: unpack it", b"<": "a web page or XML"}
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|(NaN|-?Infinity)')
 _NUMBER_GOES_ON = re.compile(r"-|\.|[eE][-+]?|\.\d+[eE][-+]?")
 _LITERALS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 
 
-def read_coco(path, found):
-    """Read a COCO file as Detectron2 would.
-
-    Args:
-        path (str): of the file.
-        found (Findings): gets what is wrong but can be read.
+def read_coco(path: str, found: Findings) -> dict[str, Any]:
+    """Read a COCO file as Detectron2 would; ``found`` gets what is wrong but can be read.
 
     Returns:
-        dict: with lists ``images``, ``annotations`` and ``categories``, of whatever.
+        A dict with the lists ``images``, ``annotations`` and ``categories``, whose items may be of any type.
 
     Raises:
-        CannotCheck: it cannot be read, or is something else.
+        CannotCheck: the file cannot be read, or is not a COCO file.
     """
     try:
         with PathManager.open(path, "rb") as file:
@@ -75,22 +60,22 @@ def read_coco(path, found):
         line = text.count("\n", 0, first.start()) + 1
         found.add(NAN, f"{num_tokens} in all, the first ({first[1]}) at byte {_byte(text, first.start())}, line {line}")
     if not isinstance(coco, dict):
-        raise CannotCheck(NOT_COCO, f"{_what(coco)}, not an object")
-    for section in _SECTIONS:
+        raise CannotCheck(NOT_COCO, f"{_type_name(coco)}, not an object")
+    for section in ("images", "annotations", "categories"):
         if section not in coco:
             near = [key for key in coco if key.lower().rstrip("s") == section.rstrip("s")]
             raise CannotCheck(NOT_COCO, f"no {section}" + (f", but {near[0]}" if near else ""))
         if not isinstance(coco[section], list):
-            raise CannotCheck(NOT_COCO, f"{section} is {_what(coco[section])}, not a list")
+            raise CannotCheck(NOT_COCO, f"{section} is {_type_name(coco[section])}, not a list")
     return coco
 
 
-def _decode(data):
+def _decode(data: bytes) -> str:
     if not data.strip(b"\0 \t\r\n"):
         raise CannotCheck(TRUNCATED, f"empty: {len(data)} bytes, all of them blank" if data else "empty: 0 bytes")
-    for beginning, what in _OTHERS.items():
-        if data.startswith(beginning):
-            raise CannotCheck(NOT_JSON, f"it is {what}")
+    other = identify_file(data[:64]) or next((kind for b, kind in _OTHER_KINDS.items() if data.startswith(b)), None)
+    if other:
+        raise CannotCheck(NOT_JSON, f"it is {other}")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -99,10 +84,11 @@ def _decode(data):
         raise CannotCheck(NOT_JSON, f"not UTF-8 at byte {error.start}") from None
 
 
-def _parse(text, data):
+def _parse(text: str, data: bytes) -> tuple[Any, int]:
+    """The parsed text and its number of NaN and Infinity."""
     tokens = []
 
-    def constant(token):
+    def constant(token: str) -> float:
         tokens.append(token)
         return float(token)
 
@@ -119,10 +105,10 @@ def _parse(text, data):
         raise CannotCheck(NOT_JSON, f"{error.msg} at {where}") from None
 
 
-def _byte(text, position):
+def _byte(text: str, position: int) -> int:
     return len(text[:position].encode())
 
 
-def _what(value):
-    kinds = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
-    return kinds.get(type(value), "a number")
+def _type_name(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")

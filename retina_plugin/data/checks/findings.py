@@ -1,93 +1,102 @@
-"""What checks find: kinds, each with what comes of it and what to do, and findings of these kinds."""
+"""Kinds of problems, and what was found in a data set."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
 
-# Training or evaluation stops or learns from something that is wrong; something is left out or probably not meant;
-# nothing is wrong, but good to know.
+# An error stops training or evaluation, or makes either of them wrong. A warning is about something that is left out or
+# is probably a mistake. A note is good to know.
 ERROR, WARNING, NOTE = SEVERITIES = ("error", "warning", "note")
+
+Entry = dict[str, Any]  # an image, an annotation or a category of a COCO file
 
 
 class Kind(NamedTuple):
-    """A kind of problem. ``name`` is stable, ``harm`` says what happens if it stays, ``remedy`` what to do."""
+    """A kind of problem. ``name`` is stable, ``text`` is what happens if it stays and what to do."""
 
     name: str
     severity: str
-    harm: str
-    remedy: str
+    text: str
 
 
-KINDS = {}  # name -> Kind, in the order in which they are reported
+KINDS: dict[str, Kind] = {}  # by name
 
 
-def declare(name, severity, harm, remedy):
-    """Add a kind to :data:`KINDS` and return it. Each module of checks declares the kinds that it finds."""
+def _declare(severity: str, declaration: str) -> Kind:
+    name, _, text = " ".join(declaration.split()).partition(": ")
     if name in KINDS:
         raise ValueError(f"there are two kinds {name}")
-    KINDS[name] = Kind(name, severity, harm, remedy)
+    KINDS[name] = Kind(name, severity, text)
     return KINDS[name]
 
 
+# Each declares a kind by its line in reports: "name: text".
+error_kind, warning_kind, note_kind = (partial(_declare, severity) for severity in SEVERITIES)
+
+
 class Finding(NamedTuple):
-    """One problem in one place. The entries are the ones of the data set's JSON, or None."""
+    """One problem in one place. The entries are those of the data set's JSON."""
 
     kind: Kind
     detail: str
-    image: dict = None
-    annotation: dict = None
-    category: dict = None
+    image: Entry | None = None
+    annotation: Entry | None = None
+    category: Entry | None = None
 
-    def place(self):
-        """File name, image id, annotation id and category id; None each where there is none."""
-        image, annotation, category = (x if isinstance(x, dict) else {} for x in self[2:])
+    @property
+    def entry(self) -> Entry:
+        """The entry that is wrong; empty if the finding is about the data set."""
+        return next((entry for entry in (self.annotation, self.category, self.image) if entry is not None), {})
+
+    def place(self) -> tuple[Any, Any, Any, Any]:
+        """File name, image id, annotation id and category id; None for those that do not apply."""
+        image, annotation, category = self.image or {}, self.annotation or {}, self.category or {}
         image_id = image.get("id", annotation.get("image_id"))
         category_id = category.get("id", annotation.get("category_id"))
         return image.get("file_name"), image_id, annotation.get("id"), category_id
 
 
 class Findings:
-    """Everything that was found, in order.
+    """The findings of a data set."""
 
-    Attributes:
-        complete: False if a problem kept the rest of the checks from being made.
-    """
+    def __init__(self) -> None:
+        self._by_kind: dict[Kind, list[Finding]] = {}
+        self._advice: dict[Kind, str] = {}
 
-    def __init__(self):
-        self._by_kind = {}
-        self._advice = {}
-        self.complete = True
+    def add(self, kind: Kind, detail: str, *place: Entry | None) -> None:
+        """Add a finding; ``place`` is its image, annotation and category, as far as they apply."""
+        self._by_kind.setdefault(kind, []).append(Finding(kind, detail, *place))
 
-    def add(self, kind, detail, image=None, annotation=None, category=None):
-        self._by_kind.setdefault(kind, []).append(Finding(kind, detail, image, annotation, category))
-
-    def advise(self, kind, advice):
-        """Say what to do about a kind in this very data set, after its general remedy."""
+    def advise(self, kind: Kind, advice: str) -> None:
+        """Add advice for this data set to the text of a kind."""
         self._advice[kind] = advice
 
-    def remedy(self, kind):
-        return " ".join(filter(None, [kind.remedy, self._advice.get(kind)]))
+    def explanation(self, kind: Kind) -> str:
+        """What happens if problems of a kind stay, and what to do in this data set."""
+        return f"{kind.text} {self._advice.get(kind, '')}".rstrip()
 
-    def by_kind(self):
-        """dict of kinds to lists of findings, errors first."""
-        order = {kind: (SEVERITIES.index(kind.severity), i) for i, kind in enumerate(KINDS.values())}
-        return {kind: self._by_kind[kind] for kind in sorted(self._by_kind, key=order.get)}
+    def by_kind(self) -> dict[Kind, list[Finding]]:
+        """Findings by kind: errors first, and within a severity in the order of the checks."""
+        kinds = sorted(self._by_kind, key=lambda kind: SEVERITIES.index(kind.severity))
+        return {kind: self._by_kind[kind] for kind in kinds}
 
-    def of(self, kind):
+    def of(self, kind: Kind) -> list[Finding]:
         return self._by_kind.get(kind, [])
 
-    def count(self, severity):
+    def count(self, severity: str) -> int:
         return sum(len(found) for kind, found in self._by_kind.items() if kind.severity == severity)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Finding]:
         return (finding for found in self.by_kind().values() for finding in found)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return sum(map(len, self._by_kind.values()))
 
 
 class CannotCheck(Exception):
     """A problem after which nothing else can be checked."""
 
-    def __init__(self, kind, detail):
+    def __init__(self, kind: Kind, detail: str):
         super().__init__(detail)
         self.kind = kind
         self.detail = detail

@@ -1,119 +1,111 @@
-"""Whether ids are unique, and name something that is there."""
+"""Checks that ids are unique and refer to entries of the file."""
 
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
-from .findings import ERROR, WARNING, declare
-from .structure import Entries, is_id
+from retina_plugin.data.checks.context import Context, check
+from retina_plugin.data.checks.entries import Entries, is_id
+from retina_plugin.data.checks.findings import Entry, Finding, error_kind, warning_kind
+from retina_plugin.data.checks.repair import Editor, drop_annotation, new_annotation_id, repairs
 
-IMAGE_ID = declare(
-    "image-id-duplicate",
-    ERROR,
-    "Only the last image of an id is loaded, with the boxes of all of them.",
-    "Give every image an id of its own. --fix does where no box says which image is meant.",
-)
-FILE_NAME = declare(
-    "image-file-duplicate",
-    WARNING,
-    "The image is seen once for each entry, and the boxes of one entry are background in the others.",
-    "Merge the entries.",
-)
-ANNOTATION_ID = declare(
-    "annotation-id-duplicate",
-    ERROR,
-    "Loading stops with an AssertionError.",
-    "Number the annotations from 1 on. --fix gives new ids.",
-)
-ANNOTATION_ID_0 = declare(
-    "annotation-id-zero",
-    WARNING,
-    "COCO's evaluation takes id 0 for no match: a detection that finds this object counts as false.",
-    "Number the annotations from 1 on. --fix gives a new id.",
-)
-ID_TYPE = declare(
-    "id-type",
-    ERROR,
-    "A number is not the string with its digits: the annotation is lost, or loading stops with a KeyError.",
-    "Use one type for all ids. --fix uses that of the images and categories.",
-)
-UNKNOWN_IMAGE = declare(
-    "image-unknown",
-    WARNING,
-    "Detectron2 drops annotations of images that are not in the file.",
-    "Add the images, or remove the annotations. --fix removes them.",
-)
-UNKNOWN_CATEGORY = declare(
-    "category-unknown",
-    ERROR,
-    "Loading stops with a KeyError; with dicts, training stops at a class outside the model's.",
-    "Add the category, or correct the annotations. --fix drops them.",
-)
+IMAGE_ID = error_kind("""image-id-duplicate: Only the last image of an id is loaded, with the boxes of all of them. Give
+    every image an id of its own. --fix does if no box refers to the id.""")
 
 
-def check_ids(entries, data, found):
-    """Check ids and references.
+@repairs(IMAGE_ID)
+def _renumber_image(editor: Editor, finding: Finding) -> str | None:
+    image = finding.entry
+    if image == editor.first_images[image["id"]]:
+        return editor.drop(image, "copy of an image")
+    if image["id"] in editor.annotations_of:
+        return None  # the boxes may be on either image
+    image["id"] = editor.new_id("images")
+    return "new id given"
 
-    Args:
-        entries (Entries): of :func:`check_structure`.
-        data (DataSet): that they are from.
-        found (Findings): gets what is wrong.
 
-    Returns:
-        Entries: without annotations whose image or category is not there.
-    """
-    images, annotations, categories = entries
-    for image in _repeated(images, "id"):
+FILE_NAME = warning_kind("""image-file-duplicate: The image is seen once for each entry, and the boxes of one entry are
+    background in the others. Merge the entries.""")
+ANNOTATION_ID = error_kind("""annotation-id-duplicate: Loading stops with an AssertionError. Number the annotations from
+    1 on. --fix gives new ids.""")
+ANNOTATION_ID_0 = warning_kind("""annotation-id-zero: COCO's evaluation takes id 0 for no match: a detection that finds
+    this object counts as false. Number the annotations from 1 on. --fix gives a new id.""")
+repairs(ANNOTATION_ID, ANNOTATION_ID_0)(new_annotation_id)
+
+ID_TYPE = error_kind("""id-type: A number is not the string with its digits: the annotation is lost, or loading stops
+    with a KeyError. Use one type for all ids. --fix uses that of the images and categories.""")
+
+
+@repairs(ID_TYPE)
+def _convert_ids(editor: Editor, finding: Finding) -> str:
+    annotation = finding.entry
+    for name, known in (("image_id", editor.first_images), ("category_id", editor.first_categories)):
+        if annotation[name] not in known and _other_type(annotation[name]) in known:
+            annotation[name] = _other_type(annotation[name])
+    return "id converted"
+
+
+UNKNOWN_IMAGE = warning_kind("""image-unknown: Detectron2 drops annotations of images that are not in the file. Add the
+    images, or remove the annotations. --fix removes them.""")
+UNKNOWN_CATEGORY = error_kind("""category-unknown: Loading stops with a KeyError; with dicts, training stops at a class
+    outside the model's. Add the category, or correct the annotations. --fix drops them.""")
+repairs(UNKNOWN_IMAGE, UNKNOWN_CATEGORY)(drop_annotation)
+
+
+@check
+def check_ids(context: Context) -> None:
+    """Find repeated ids and file names and dangling references, and keep annotations with an image and a category."""
+    found, data, entries = context.found, context.data, context.entries
+    for image in _repeated(entries.images, "id"):
         found.add(IMAGE_ID, f"id {image['id']!r} again", image)
-    for image in _repeated(images, "file_name"):
+    for image in _repeated(entries.images, "file_name"):
         found.add(FILE_NAME, f"{image['file_name']} again", image)
-
-    image_of = {image["id"]: image for image in images}
-    # Detectron2 lets this pass in the files of COCO 2014 that are known for it.
+    image_of = entries.image_of
+    # Detectron2 accepts repeated ids in the files of COCO 2014 that are known for them.
     if data.json_file is None or "minival" not in str(data.json_file):
-        for annotation in _repeated(annotations, "id"):
+        for annotation in _repeated(entries.annotations, "id"):
             found.add(ANNOTATION_ID, f"id {annotation['id']!r} again", image_of.get(annotation["image_id"]), annotation)
-
-    declared = {category["id"] for category in categories}
-    # What lacks a field is no usable entry, but no unknown one either.
-    there = {section: _all_ids(data.coco[section]) for section in ("images", "categories")}
+    # An entry that lacks a field cannot be used, but its id is known.
+    known = {
+        name: {e["id"] for e in data.coco[section] if isinstance(e, dict) and is_id(e.get("id"))}
+        for name, section in (("image_id", "images"), ("category_id", "categories"))
+    }
+    classes = {category["id"] for category in entries.categories}
     usable = []
-    for annotation in annotations:
-        image, category_id = image_of.get(annotation["image_id"]), annotation["category_id"]
+    for annotation in entries.annotations:
+        image_id, category_id = annotation["image_id"], annotation["category_id"]
+        place = image_of.get(image_id), annotation
         if annotation["id"] == 0:
-            found.add(ANNOTATION_ID_0, "id 0", image, annotation)
-        slip = False
-        for name, section in (("image_id", "images"), ("category_id", "categories")):
-            if annotation[name] not in there[section] and other_type(annotation[name]) in there[section]:
-                found.add(ID_TYPE, f"{name} is {annotation[name]!r}, of another type", image, annotation)
-                slip = True
-        if slip:
+            found.add(ANNOTATION_ID_0, "id 0", *place)
+        of_other_type = [
+            name for name, ids in known.items() if annotation[name] not in ids and _other_type(annotation[name]) in ids
+        ]
+        for name in of_other_type:
+            found.add(ID_TYPE, f"{name} is {annotation[name]!r}, of another type", *place)
+        if of_other_type:
             continue
-        if annotation["image_id"] not in there["images"]:
-            found.add(UNKNOWN_IMAGE, f"no image {annotation['image_id']!r}", None, annotation)
-        elif category_id not in there["categories"]:
-            found.add(UNKNOWN_CATEGORY, f"no category {category_id!r}", image, annotation)
-        elif image is not None and category_id in declared:
+        if image_id not in known["image_id"]:
+            found.add(UNKNOWN_IMAGE, f"no image {image_id!r}", *place)
+        elif category_id not in known["category_id"]:
+            found.add(UNKNOWN_CATEGORY, f"no category {category_id!r}", *place)
+        elif image_id in image_of and category_id in classes:
             usable.append(annotation)
-    return Entries(images, usable, categories)
+    context.entries = Entries(entries.images, usable, entries.categories)
 
 
-def _all_ids(entries):
-    return {entry["id"] for entry in entries if isinstance(entry, dict) and is_id(entry.get("id"))}
-
-
-def other_type(value):
+def _other_type(value: Any) -> int | str | None:
     """An id as a number if it is a string of digits, and as a string if it is a number."""
     if isinstance(value, str):
         return int(value) if value.strip().isdecimal() else None
     return str(value)
 
 
-def _repeated(entries, field):
-    """The entries whose value of a field another one before had."""
+def _repeated(entries: list[Entry], field: str) -> Iterator[Entry]:
+    """The entries whose value of a field an entry before them has."""
     counts = Counter(entry[field] for entry in entries)
     seen = set()
     for entry in entries:
-        value = entry[field]
-        if counts[value] > 1:
-            if value in seen:
+        if counts[entry[field]] > 1:
+            if entry[field] in seen:
                 yield entry
-            seen.add(value)
+            seen.add(entry[field])

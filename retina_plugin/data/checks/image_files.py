@@ -1,13 +1,17 @@
-"""Looking into image files: size, orientation, colors, and whether they decode to their end."""
+"""Reads image files: size, orientation, colors, and whether all pixels can be decoded."""
 
 import contextlib
 import io
 import warnings
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import IO, NamedTuple
 
+import numpy as np
 from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
+
+from retina_plugin.core.files import identify_file
 
 MISSING, EMPTY, NOT_IMAGE, TRUNCATED, DAMAGED, UNREADABLE = PROBLEMS = (
     *("missing", "empty", "not-image", "truncated", "damaged", "unreadable"),
@@ -15,80 +19,74 @@ MISSING, EMPTY, NOT_IMAGE, TRUNCATED, DAMAGED, UNREADABLE = PROBLEMS = (
 
 _ORIENTATION = 274  # EXIF tag
 _SWAPS_SIDES = (5, 6, 7, 8)
-_LFS = b"version https://git-lfs"
 
 
 class ImageFile(NamedTuple):
-    """What there is to know of a file. Without a problem, ``size`` is (width, height) of the pixels as stored."""
+    """A file that was read. With a problem, only ``detail`` is set as well."""
 
-    problem: str = None
+    problem: str | None = None
     detail: str = ""
-    size: tuple = None
+    size: tuple[int, int] = (0, 0)  # width and height of the pixels as stored
     orientation: int = 1
-    mode: str = None
+    mode: str = ""
     transparent: bool = False
 
     @property
-    def turned_size(self):
-        """(width, height) after what EXIF says about the orientation: that of the array that Detectron2 reads."""
+    def turned_size(self) -> tuple[int, int]:
+        """Width and height of the array that Detectron2 reads, which is turned as EXIF says."""
         return self.size[::-1] if self.swaps_sides else self.size
 
     @property
-    def swaps_sides(self):
+    def swaps_sides(self) -> bool:
         return self.orientation in _SWAPS_SIDES
 
 
 class ImageFiles:
-    """Looks into files, each once, in parallel processes."""
+    """Reads files in parallel processes, each file once."""
 
-    def __init__(self, *, decode=True, workers=0):
+    def __init__(self, *, decode: bool = True, workers: int = 0):
         """
         Args:
-            decode: decode all pixels, or read headers alone.
-            workers: processes; 0 for this one.
+            decode: decode all pixels, or read only headers.
+            workers: number of processes; 0 for this one.
         """
         self._decode = decode
         self._workers = workers
-        self._known = {}
+        self._known: dict[str, ImageFile] = {}
 
-    def look(self, paths):
-        """list of :class:`ImageFile` of the files."""
+    def look(self, paths: Iterable[str]) -> list[ImageFile]:
         paths = list(paths)
         new = _Files([path for path in dict.fromkeys(paths) if path not in self._known], self._decode)
         if len(new) > 0:
-            # Detectron2 reads its images the same way: so many processes, and what a worker dies of is said.
             workers = min(self._workers, len(new))
             for some in DataLoader(new, batch_size=16, num_workers=workers, collate_fn=list):
                 self._known.update(some)
         return [self._known[path] for path in paths]
 
 
-class _Files:
-    def __init__(self, paths, decode):
+class _Files(Dataset):
+    def __init__(self, paths: list[str], decode: bool):
         self._paths = paths
         self._decode = decode
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._paths)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[str, ImageFile]:
         path = self._paths[index]
         return path, look_into(path, decode=self._decode)
 
 
-def look_into(path, *, decode=True):
-    """Look into one file as Detectron2's ``read_image`` would.
+def look_into(path: str, *, decode: bool = True) -> ImageFile:
+    """Read one file as Detectron2's ``read_image`` would.
 
     Args:
-        path: of the file, or an address that Detectron2 knows.
-        decode: decode all pixels; otherwise, damage behind the header is not seen, nor transparency.
-
-    Returns:
-        ImageFile
+        path: a file, or an address that Detectron2 knows.
+        decode: decode all pixels; otherwise, damage behind the header and transparency are not found.
     """
     try:
         with PathManager.open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of files that are read nevertheless
+            warnings.simplefilter("ignore")  # Pillow warns about some files that it can read
             return _look(io.BytesIO(file.read()) if decode else file, decode)
     except (FileNotFoundError, NotADirectoryError):
         return ImageFile(MISSING, f"no file {path}")
@@ -98,16 +96,13 @@ def look_into(path, *, decode=True):
         return ImageFile(UNREADABLE, _sentence(error))
 
 
-def _look(file, decode):
+def _look(file: IO[bytes], decode: bool) -> ImageFile:
     head = file.read(64)
     if not head:
         return ImageFile(EMPTY, "0 bytes")
-    if not head.strip(b"\0"):
-        return ImageFile(NOT_IMAGE, "it begins with zeros: it was not written to its end")
-    if head.startswith(_LFS):
-        return ImageFile(NOT_IMAGE, "a git-lfs pointer: run `git lfs pull`")
-    if head.lstrip()[:1] == b"<":
-        return ImageFile(NOT_IMAGE, "a web page or XML")
+    other = identify_file(head)
+    if other:
+        return ImageFile(NOT_IMAGE, other)
     file.seek(0)
     image = Image.open(file)
     size, transparent = image.size, False
@@ -117,31 +112,30 @@ def _look(file, decode):
             image.load()
             transparent = _is_transparent(image)
         except Exception as error:
-            kind = TRUNCATED if "truncated" in str(error) else DAMAGED
-            return ImageFile(kind, _sentence(error))
-        damage = _unseen_damage(image.format, file)
+            return ImageFile(TRUNCATED if "truncated" in str(error) else DAMAGED, _sentence(error))
+        file.seek(0)
+        damage = _unseen_damage(image.format, file.read())
         if damage:
             return ImageFile(DAMAGED, damage)
     return ImageFile(None, "", size, orientation, image.mode, transparent)
 
 
-def _orientation(image):
-    with contextlib.suppress(Exception):  # a broken EXIF, which Detectron2 passes over as well
+def _orientation(image: Image.Image) -> int:
+    with contextlib.suppress(Exception):  # a broken EXIF, which Detectron2 ignores, too
         return image.getexif().get(_ORIENTATION, 1)
     return 1
 
 
-def _is_transparent(image):
+def _is_transparent(image: Image.Image) -> bool:
     if "transparency" in image.info:
         image = image.convert("RGBA")
-    return "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255
+    return "A" in image.getbands() and bool((np.asarray(image.getchannel("A")) < 255).any())
 
 
-def _unseen_damage(image_format, file):
-    """What is wrong with a file that decodes without a word, or None."""
-    data = file.getvalue()
+def _unseen_damage(image_format: str | None, data: bytes) -> str | None:
+    """The damage of a file that is decoded without an error."""
     if image_format == "JPEG":
-        # A download that reserved its space first: the decoder paints the rest gray.
+        # Left by a download that reserves its space first: the decoder paints the rest gray.
         end = data.rstrip(b"\0")
         if len(data) - len(end) >= 16 and not end.endswith(b"\xff\xd9"):
             return f"its last {len(data) - len(end)} bytes are zeros: it was not written to its end"
@@ -153,5 +147,5 @@ def _unseen_damage(image_format, file):
     return None
 
 
-def _sentence(error):
+def _sentence(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__

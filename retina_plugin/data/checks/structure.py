@@ -1,116 +1,105 @@
-"""Whether the entries of a COCO file have the fields that Detectron2 and COCO's evaluation read, in their types."""
+"""Checks that entries have the fields that Detectron2 and COCO's evaluation read, with valid values."""
 
-import math
-import numbers
 import textwrap
-from typing import NamedTuple
+from typing import Any
 
-from .findings import ERROR, declare
+from retina_plugin.data.checks.context import Context, check
+from retina_plugin.data.checks.entries import Entries, is_box, is_id, is_number, is_side
+from retina_plugin.data.checks.findings import Entry, Finding, Findings, error_kind
+from retina_plugin.data.checks.repair import Editor, drop_annotation, new_annotation_id, repairs
 
-EMPTY_SECTION = declare(
-    "section-empty", ERROR, "Detectron2 stops when it loads the set.", "Export the file again: a list in it is empty."
-)
-NOT_AN_ENTRY = declare(
-    "entry-invalid", ERROR, "Loading stops with a TypeError.", "Remove what is not an object. --fix does."
-)
-NO_FIELD = declare(
-    "field-missing",
-    ERROR,
-    "Loading, the first batch or the evaluation stops with a KeyError.",
-    "Add the field. --fix numbers annotations, takes sizes from the files, and drops what has no other remedy.",
-)
-BAD_FIELD = declare(
-    "field-invalid",
-    ERROR,
-    "Training or evaluation stops, or mistakes one entry for another.",
-    "Ids are integers or strings, sides positive integers, names strings. --fix as for field-missing.",
-)
-BAD_BOX = declare(
-    "box-malformed",
-    ERROR,
-    "Loading or the first batch with it stops.",
-    "A box is a list of four numbers [x, y, width, height]. --fix drops the annotation.",
-)
+EMPTY_SECTION = error_kind("""section-empty: Detectron2 stops when it loads the set. Export the file again: a list in it
+    is empty.""")
+
+NOT_AN_ENTRY = error_kind("""entry-invalid: Loading stops with a TypeError. Remove what is not an object. --fix
+    does.""")
 
 
-class Entries(NamedTuple):
-    """The entries that have all fields they need."""
-
-    images: list
-    annotations: list
-    categories: list
+@repairs(NOT_AN_ENTRY)
+def _drop(editor: Editor, finding: Finding) -> str:
+    editor.drop_non_objects()
+    return "dropped"
 
 
-def check_structure(coco, found):
-    """Check every entry.
+NO_FIELD = error_kind("""field-missing: Loading, the first batch or the evaluation stops with a KeyError. Add the field.
+    --fix numbers annotations, takes sizes from the files, and drops what has no other remedy.""")
+BAD_FIELD = error_kind("""field-invalid: Training or evaluation stops, or mistakes one entry for another. Ids are
+    integers or strings, sides positive integers, names strings. --fix as for field-missing.""")
 
-    Args:
-        coco: of :func:`read_coco`.
-        found (Findings): gets what is wrong.
 
-    Returns:
-        Entries: those that can be checked further.
-    """
+@repairs(NO_FIELD, BAD_FIELD)
+def _complete(editor: Editor, finding: Finding) -> str | None:
+    entry = finding.entry
+    if finding.category is not None:
+        return None
+    if finding.annotation is not None:
+        if not is_id(entry.get("id")) and is_id(entry.get("image_id")) and is_id(entry.get("category_id")):
+            return new_annotation_id(editor, finding)
+        return drop_annotation(editor, finding)
+    if not is_id(entry.get("id")) or not isinstance(entry.get("file_name"), str):
+        return editor.drop(entry, "image")
+    if is_side(entry.get("width")) and is_side(entry.get("height")):
+        return None  # the other side's finding corrected both
+    file = editor.file(entry)
+    if file is None:
+        return None
+    entry["width"], entry["height"] = file.turned_size
+    return "size taken from the file"
+
+
+BAD_BOX = error_kind("""box-malformed: Loading or the first batch with it stops. A box is a list of four numbers [x, y,
+    width, height]. --fix drops the annotation.""")
+repairs(BAD_BOX)(drop_annotation)
+
+_FIELDS = {
+    "image": {
+        "id": is_id,
+        "file_name": lambda value: isinstance(value, str) and bool(value.strip()),
+        "width": is_side,
+        "height": is_side,
+    },
+    "annotation": {"id": is_id, "image_id": is_id, "category_id": is_id, "bbox": lambda value: True},
+    "category": {"id": is_id, "name": lambda value: isinstance(value, str)},
+}
+
+
+@check
+def check_structure(context: Context) -> None:
+    """Find empty sections and entries with missing or invalid fields, and keep the other entries."""
+    coco, found = context.data.coco, context.found
     empty = [section for section in ("images", "categories") if not coco[section]]
     for section in empty:
         found.add(EMPTY_SECTION, f"{section} is empty")
     if empty:
-        return Entries([], [], [])
-    images = [x for x in coco["images"] if _check(x, "image", _IMAGE, found)]
-    categories = [x for x in coco["categories"] if _check(x, "category", _CATEGORY, found)]
+        return
+    images = [entry for entry in coco["images"] if _has_fields(entry, "image", found, {})]
+    categories = [entry for entry in coco["categories"] if _has_fields(entry, "category", found, {})]
     image_of = {image["id"]: image for image in images}
-    annotations = [x for x in coco["annotations"] if _check(x, "annotation", _ANNOTATION, found, image_of)]
-    return Entries(images, [x for x in annotations if _check_box(x, image_of, found)], categories)
+    annotations = [entry for entry in coco["annotations"] if _has_fields(entry, "annotation", found, image_of)]
+    context.entries = Entries(images, [a for a in annotations if _has_box(a, found, image_of)], categories)
 
 
-def _check(entry, section, fields, found, image_of=None):
+def _has_fields(entry: Any, section: str, found: Findings, image_of: dict[Any, Entry]) -> bool:
     if not isinstance(entry, dict):
         found.add(NOT_AN_ENTRY, f"{section} is {_short(entry)}")
         return False
-    good = True
-    for name, is_good in fields.items():
-        if name in entry and is_good(entry[name]):
-            continue
-        good = False
-        place = {section: entry}
-        if section == "annotation" and is_id(entry.get("image_id")):
-            place["image"] = image_of.get(entry["image_id"])
-        if name not in entry:
-            found.add(NO_FIELD, f"{section} without {name}", **place)
+    image = image_of.get(entry["image_id"]) if is_id(entry.get("image_id")) else None
+    place = {"image": (entry,), "annotation": (image, entry), "category": (None, None, entry)}[section]
+    wrong = [name for name, is_good in _FIELDS[section].items() if not (name in entry and is_good(entry[name]))]
+    for name in wrong:
+        if name in entry:
+            found.add(BAD_FIELD, f"{name} of {section} is {_short(entry[name])}", *place)
         else:
-            found.add(BAD_FIELD, f"{name} of {section} is {_short(entry[name])}", **place)
-    return good
+            found.add(NO_FIELD, f"{section} without {name}", *place)
+    return not wrong
 
 
-def _check_box(annotation, image_of, found):
-    box = annotation["bbox"]
-    if isinstance(box, list) and len(box) == 4 and all(map(is_number, box)):
+def _has_box(annotation: Entry, found: Findings, image_of: dict[Any, Entry]) -> bool:
+    if is_box(annotation["bbox"], is_number):
         return True
-    found.add(BAD_BOX, f"bbox is {_short(box)}", image_of.get(annotation["image_id"]), annotation)
+    found.add(BAD_BOX, f"bbox is {_short(annotation['bbox'])}", image_of.get(annotation["image_id"]), annotation)
     return False
 
 
-def _short(value):
+def _short(value: object) -> str:
     return textwrap.shorten(repr(value), 60)
-
-
-def is_number(value):
-    """Whether a value is a number, finite or not; true and false are none."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def is_id(value):
-    return isinstance(value, str) or (is_number(value) and math.isfinite(value))
-
-
-def is_side(value):
-    return is_number(value) and value > 0 and math.isfinite(value) and value == int(value)
-
-
-def _is_name(value):
-    return isinstance(value, str) and bool(value.strip())
-
-
-_IMAGE = {"id": is_id, "file_name": _is_name, "width": is_side, "height": is_side}
-_ANNOTATION = {"id": is_id, "image_id": is_id, "category_id": is_id, "bbox": lambda value: True}
-_CATEGORY = {"id": is_id, "name": lambda value: isinstance(value, str)}

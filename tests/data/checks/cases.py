@@ -408,9 +408,9 @@ def transparent_pixels(s):
     image = s.some("images")
     image["file_name"] += ".png"
     s.draw(image, mode="RGBA")
-    with Image.open(s.path(image)) as image:
-        image.putpixel((3, 3), (9, 9, 9, 100))
-        image.save(s.path(image))
+    with Image.open(s.path(image)) as pixels:
+        pixels.putpixel((3, 3), (9, 9, 9, 100))
+        pixels.save(s.path(image))
     return [("image-transparent", image, None)]
 
 

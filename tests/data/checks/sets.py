@@ -43,7 +43,7 @@ class RandomSet:
         return path
 
     def annotation(self, image, identifier, category_id):
-        """An annotation with a box of ordinary size and shape within the image."""
+        """An annotation with a box of ordinary size and aspect ratio within the image."""
         side = self.rng.uniform(0.4, 0.6) * min(image["width"], image["height"])
         width, height = side * self.rng.uniform(0.8, 1.2, 2)
         x, y = self.rng.uniform(0, 1, 2) * (image["width"] - width, image["height"] - height)
@@ -70,11 +70,12 @@ class RandomSet:
             self.json_file.write_text(json.dumps(self.coco) if text is None else text)
 
     def check(self, cfg, num_classes=None, **options):
-        """Findings on what :meth:`write` wrote, the data set, and what looked into its files."""
+        """Check what :meth:`write` wrote; returns the ``Context`` with the findings."""
         found, files = checks.Findings(), checks.ImageFiles(**options)
         data = checks.from_json(str(self.json_file), str(self.image_root), found)
-        checks.check_data_set(data, cfg, found, files=files, num_classes=num_classes)
-        return found, data, files
+        context = checks.Context(data, cfg, found, files, num_classes)
+        checks.check_data_set(context)
+        return context
 
     def copy_of_coco(self):
         return copy.deepcopy(self.coco)

@@ -89,13 +89,13 @@ def test_the_remedy_that_is_proposed_helps(cfg, random_set):
         annotation["bbox"][2:] = [round(side / 4, 2) for side in annotation["bbox"][2:]]
         annotation["area"] /= 16
     random_set.write()
-    found, *_ = random_set.check(cfg)
+    found = random_set.check(cfg).found
     (kind,) = [kind for kind in found.by_kind() if kind.name == "anchors-too-large"]
-    print(found.remedy(kind))
-    factor = float(found.remedy(kind).partition("SIZES times ")[2].split()[0])
+    print(found.explanation(kind))
+    factor = float(found.explanation(kind).partition("SIZES times ")[2].split()[0])
     assert factor < 1
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[factor * s for s in level] for level in cfg.MODEL.ANCHOR_GENERATOR.SIZES]
-    better, *_ = random_set.check(cfg)
+    better = random_set.check(cfg).found
     assert len(better.of(kind)) < 0.5 * len(found.of(kind))
 
 
@@ -113,7 +113,7 @@ def test_a_box_between_the_anchors_and_one_beyond_them_are_told_apart(cfg, rando
     ]
     random_set.coco["categories"] = random_set.coco["categories"][:2]
     random_set.write()
-    found, *_ = random_set.check(cfg)
+    found = random_set.check(cfg).found
     anchors = {(place[0], place[3]) for place in places(found) if place[0].startswith("anchors")}
     assert anchors == {("anchors-too-sparse", 1), ("anchors-too-small", 2)}
 
@@ -122,4 +122,4 @@ def test_groups_need_no_anchor(cfg, random_set):
     annotation = random_set.some()
     annotation.update(bbox=[3.5, 3.5, 5.0, 5.0], area=20.0, iscrowd=1)
     random_set.write()
-    assert list(random_set.check(cfg)[0]) == []
+    assert list(random_set.check(cfg).found) == []

@@ -7,19 +7,17 @@ import pytest
 
 from retina_plugin.data import checks
 from retina_plugin.data.checks.box_format import check_box_format
-from retina_plugin.data.checks.table import Table
-
-
-def _table(boxes, sizes):
-    images = [{"id": i, "width": w, "height": h} for i, (w, h) in enumerate(sizes)]
-    annotations = [{"id": i, "image_id": i, "bbox": box} for i, box in enumerate(boxes.tolist())]
-    return Table(annotations, images, boxes, sizes.astype(float), np.zeros(len(boxes), dtype=bool))
+from retina_plugin.data.checks.entries import Entries
 
 
 def _recognized(boxes, sizes):
-    found = checks.Findings()
-    check_box_format(_table(boxes, sizes), found)
-    return [kind.name for kind in found.by_kind()]
+    images = [{"id": i, "width": w, "height": h} for i, (w, h) in enumerate(sizes)]
+    annotations = [{"id": i, "image_id": i, "bbox": box} for i, box in enumerate(boxes.tolist())]
+    context = checks.Context(None, None, checks.Findings(), entries=Entries(images, annotations, []))
+    check_box_format(context)
+    kinds = [kind.name for kind in context.found.by_kind()]
+    assert len(context.table) == (0 if kinds else len(boxes)), "boxes of another format cannot be checked further"
+    return kinds
 
 
 @pytest.fixture
@@ -79,8 +77,9 @@ def test_the_corrected_copy_of_corners_has_the_original_boxes_and_areas(random_s
         x, y, width, height = annotation["bbox"]
         annotation["bbox"] = [x, y, x + width, y + height]
     random_set.write()
-    found, data, files = random_set.check(cfg)
-    changes, left = checks.repair_until_clean(data, cfg, found, files=files)
+    context = random_set.check(cfg)
+    data = context.data
+    changes, left = checks.repair_until_clean(context)
     assert list(left) == [] and len(changes) == 1
     for ours, theirs in zip(data.coco["annotations"], expected["annotations"]):
         assert ours["bbox"] == pytest.approx(theirs.pop("bbox"), abs=1e-9)

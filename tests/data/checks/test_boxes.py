@@ -47,7 +47,7 @@ def test_integer_boxes_are_reported_where_they_lose_anything(edges, sampling, re
         annotation["bbox"] = random_set.rng.integers(35, 50, 4).tolist()
         annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
     random_set.write()
-    kinds = {place[0] for place in places(random_set.check(cfg)[0])}
+    kinds = {place[0] for place in places(random_set.check(cfg).found)}
     assert kinds - {"box-duplicate", "box-two-classes", "anchors-too-large"} == ({"box-integer"} if reported else set())
 
 

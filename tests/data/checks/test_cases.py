@@ -11,6 +11,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from retina_plugin.data import checks
+from retina_plugin.data.checks.context import CHECKS
+from retina_plugin.data.checks.repair import REPAIRS
+from retina_plugin.data.checks.run import ORDER
 
 from .cases import CASES
 from .sets import hashable, places
@@ -22,7 +25,8 @@ def test_a_flaw_is_found_where_it_is_and_repaired_alone(name, random_set, cfg, t
     expected = case.flaw(random_set)
     random_set.write()
     original = json.loads(random_set.json_file.read_text())
-    found, data, files = random_set.check(cfg, case.num_classes)
+    context = random_set.check(cfg, case.num_classes)
+    found, data = context.found, context.data
     for kind, findings in found.by_kind().items():
         print(f"| {name.replace('_', ' ')} | `{kind.name}` | {findings[0].detail} |")
     expected_places = {
@@ -37,7 +41,7 @@ def test_a_flaw_is_found_where_it_is_and_repaired_alone(name, random_set, cfg, t
     assert places(found) == expected_places
     named = _named(found)
 
-    _, left = checks.repair_until_clean(data, cfg, found, files=files, num_classes=case.num_classes)
+    _, left = checks.repair_until_clean(context)
     assert {finding.kind.name for finding in left} == set(case.left)
     if found.of(checks.KINDS["boxes-xyxy"]):
         return  # which is about all boxes
@@ -56,15 +60,16 @@ def test_detectron2_stops_where_the_check_says_so_and_not_at_the_corrected_copy(
     case = CASES[name]
     case.flaw(random_set)
     random_set.write()
-    found, data, files = random_set.check(cfg)
+    context = random_set.check(cfg)
+    found = context.found
     assert any(kind.severity == checks.ERROR for kind in found.by_kind())
     images = {finding.place()[1] for finding in found if not isinstance(finding.place()[1], list)} - {None}
     with pytest.raises(Exception):  # noqa: B017  of many kinds
         _use(case.stops, random_set.json_file, random_set.image_root, cfg, images, tmp_path)
     if not case.left:
-        checks.repair_until_clean(data, cfg, found, files=files)
+        checks.repair_until_clean(context)
         corrected = tmp_path / "corrected.json"
-        corrected.write_text(json.dumps(data.coco))
+        corrected.write_text(json.dumps(context.data.coco))
         for stage in ("load", "map", "evaluate"):
             _use(stage, corrected, random_set.image_root, cfg, images, tmp_path)
 
@@ -110,7 +115,16 @@ def _named(found):
 
 def test_there_is_nothing_to_find_in_random_sets(random_set, cfg):
     random_set.write()
-    found, data, files = random_set.check(cfg, num_classes=3)
-    assert list(found) == []
-    changes, left = checks.repair_until_clean(data, cfg, found, files=files)
-    assert changes == {} and list(left) == [] and data.coco == random_set.coco
+    context = random_set.check(cfg, num_classes=3)
+    assert list(context.found) == []
+    changes, left = checks.repair_until_clean(context)
+    assert changes == {} and list(left) == [] and context.data.coco == random_set.coco
+
+
+def test_every_check_has_its_place_in_the_order():
+    assert set(ORDER) == set(CHECKS) and len(ORDER) == len(CHECKS)
+
+
+def test_every_kind_with_a_promised_repair_has_one_and_no_other():
+    """The repair of a kind is said in its text: "--fix does", "--fix drops ..."."""
+    assert {kind.name for kind in REPAIRS} == {kind.name for kind in checks.KINDS.values() if "--fix" in kind.text}

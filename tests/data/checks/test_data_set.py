@@ -33,10 +33,10 @@ def register():
             MetadataCatalog.remove(name)
 
 
-def _check(name, cfg, **options):
+def _check(name, cfg, num_classes=None):
     found = checks.Findings()
     data = checks.from_catalog(name, found)
-    checks.check_data_set(data, cfg, found, files=checks.ImageFiles(), **options)
+    checks.check_data_set(checks.Context(data, cfg, found, checks.ImageFiles(), num_classes))
     return found
 
 

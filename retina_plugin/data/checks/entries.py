@@ -1,0 +1,94 @@
+"""The entries of a COCO file that have all their fields, as lists and as columns, and the types of fields."""
+
+import math
+import numbers
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from retina_plugin.data.checks.findings import Entry, Findings, Kind
+
+
+class Entries(NamedTuple):
+    """Entries that have all fields they need."""
+
+    images: list[Entry] = []
+    annotations: list[Entry] = []
+    categories: list[Entry] = []
+
+    @property
+    def image_of(self) -> dict[Any, Entry]:
+        """Images by id."""
+        return {image["id"]: image for image in self.images}
+
+
+@dataclass
+class Table:
+    """G annotations as columns, so that a check is one operation for all boxes.
+
+    Attributes:
+        annotations: the G entries.
+        images: the image of each.
+        boxes: float64 (G, 4), XYWH in pixels, as in the file.
+        sizes: float64 (G, 2), width and height of the image.
+        crowd: bool (G,), boxes of groups, which training leaves out.
+    """
+
+    annotations: list[Entry]
+    images: list[Entry]
+    boxes: np.ndarray
+    sizes: np.ndarray
+    crowd: np.ndarray
+
+    @classmethod
+    def of(cls, entries: Entries) -> "Table":
+        """Columns of entries, all of whose annotations have an image."""
+        image_of = entries.image_of
+        images = [image_of[annotation["image_id"]] for annotation in entries.annotations]
+        return cls(
+            entries.annotations,
+            images,
+            np.array([annotation["bbox"] for annotation in entries.annotations], dtype=np.float64).reshape(-1, 4),
+            np.array([(image["width"], image["height"]) for image in images], dtype=np.float64).reshape(-1, 2),
+            # Detectron2 takes every value that does not equal 0 for a crowd.
+            np.array([annotation.get("iscrowd", 0) != 0 for annotation in entries.annotations], dtype=bool),
+        )
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def select(self, which: ArrayLike) -> "Table":
+        """The rows of a mask (G,)."""
+        rows = np.flatnonzero(which)
+        annotations, images = ([column[i] for i in rows] for column in (self.annotations, self.images))
+        return Table(annotations, images, self.boxes[rows], self.sizes[rows], self.crowd[rows])
+
+    def report(self, found: Findings, kind: Kind, which: ArrayLike, describe: Callable[[int], str]) -> None:
+        """Add a finding for each row of a mask (G,); ``describe(row)`` is its detail."""
+        for i in np.flatnonzero(which).tolist():
+            found.add(kind, describe(i), self.images[i], self.annotations[i])
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number, finite or not; true and false are not."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_finite(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value)
+
+
+def is_id(value: object) -> bool:
+    return isinstance(value, str) or is_finite(value)
+
+
+def is_side(value: Any) -> bool:
+    """Whether a value can be the width or height of an image in pixels."""
+    return is_finite(value) and value > 0 and value == int(value)
+
+
+def is_box(value: object, is_coordinate: Callable[[Any], bool] = is_finite) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(is_coordinate, value))

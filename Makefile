@@ -1,6 +1,7 @@
 # Needs Python >= 3.10, make and the package index.
 #   make quickstart   set up, train on images of digits, evaluate, draw what was found
-#   make test         set up, lint, run all tests
+#   make test         set up, lint, check types, run all tests
+#   make test-fast    the same without the tests that are marked slow
 PYTHON ?= python3
 VENV ?= .venv
 
@@ -8,17 +9,22 @@ python := $(VENV)/bin/python
 ready := $(VENV)/.ready
 pip := $(python) -m pip --disable-pip-version-check install -q
 
-.PHONY: quickstart test setup lint clean
+.PHONY: quickstart test test-fast setup lint clean
 
 quickstart: setup
 	$(python) train_net.py --config-file configs/quick_start.yaml --overwrite
-	$(python) -m retina_plugin contact-sheet output/quick_start
+	$(python) -m retina_plugin visualize output/quick_start
 
 test: setup lint
 	$(python) -m pytest -n auto --maxprocesses 8
 
+test-fast: setup lint
+	$(python) -m pytest -n auto --maxprocesses 8 -m "not slow"
+
 lint: setup
 	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m mypy
 
 setup: $(ready)
 

@@ -37,8 +37,9 @@ import os
 import sys
 import types
 import warnings
+from typing import Any
 
-APPLIED = []
+APPLIED: list[str] = []
 
 _HOW_TO_GET_DETECTRON2 = """\
 retina_plugin needs Detectron2, which is not installed in this Python ({python}). Three ways to get it:
@@ -65,9 +66,8 @@ def _repair_pillow_linear():
     except AttributeError as error:
         if "LINEAR" not in str(error):
             raise
-        import PIL.Image
-
-        PIL.Image.LINEAR = PIL.Image.BILINEAR
+        image_module: Any = importlib.import_module("PIL.Image")
+        image_module.LINEAR = image_module.BILINEAR
         APPLIED.append("pillow_linear")
 
 
@@ -84,7 +84,7 @@ def _repair_extension():
 
 
 def _extension_stand_in():
-    module = types.ModuleType("detectron2._C", "Stands in for Detectron2's compiled operators, and has none.")
+    module: Any = types.ModuleType("detectron2._C", "Stands in for Detectron2's compiled operators, and has none.")
     module.__spec__ = importlib.machinery.ModuleSpec("detectron2._C", loader=None)
     not_built = "not built (Python part of Detectron2 only)"
     # What `detectron2.utils.collect_env` prints.
@@ -120,7 +120,7 @@ def _repair_official_coco():
 def _repair_pkg_resources():
     if importlib.util.find_spec("pkg_resources") is not None:
         return
-    stand_in = types.ModuleType("pkg_resources", "The one function of pkg_resources that Detectron2 calls.")
+    stand_in: Any = types.ModuleType("pkg_resources", "The one function of pkg_resources that Detectron2 calls.")
     stand_in.resource_filename = lambda package, name: os.path.join(str(importlib.resources.files(package)), name)
     # Seen by this one import and by nobody else: other packages test for pkg_resources, too.
     sys.modules["pkg_resources"] = stand_in
@@ -132,7 +132,7 @@ def _repair_pkg_resources():
 
 
 def _repair_gloo_launch():
-    launch = importlib.import_module("detectron2.engine.launch")
+    launch: Any = importlib.import_module("detectron2.engine.launch")
     worker = launch._distributed_worker
     if worker.__module__ == __name__ or "GLOO" in worker.__code__.co_consts:
         return
@@ -144,7 +144,7 @@ def _repair_gloo_launch():
 
 def _gloo_worker(local_rank, main_func, world_size, num_gpus_per_machine, *args, **kwargs):
     """Detectron2's worker; without a GPU, it is told that there are enough, and its group is Gloo's."""
-    launch = importlib.import_module("detectron2.engine.launch")
+    launch: Any = importlib.import_module("detectron2.engine.launch")
     import torch
 
     if not torch.cuda.is_available():

@@ -60,7 +60,7 @@ class DivergenceMonitor:
         if len(self._recent) > self._cfg.SOLVER.MAX_NONFINITE_STEPS:
             raise DivergenceError(self._final_message())
 
-    def _log(self, model, step, values, learning_rate) -> None:
+    def _log(self, model: nn.Module, step: StepSnapshot, values: list[dict[str, float]], learning_rate: float) -> None:
         # Every rank finds out whether it is to blame; the main rank tells.
         rank = comm.get_rank()
         lines, is_finite = _diagnose_safely(model, step)
@@ -82,7 +82,9 @@ class DivergenceMonitor:
             "\n".join(f"  {f'rank {i}: ' * several}{line}" for i in shown for line in reports[i]),
         )
 
-    def _write_snapshot(self, model, step, values, learning_rate) -> str:
+    def _write_snapshot(
+        self, model: nn.Module, step: StepSnapshot, values: dict[str, float], learning_rate: float
+    ) -> str:
         folder, rank = os.path.join(self._cfg.OUTPUT_DIR, "divergence"), comm.get_rank()
         if "://" in folder:
             return f"not saved: {folder} is no folder of this machine"

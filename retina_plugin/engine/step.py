@@ -48,7 +48,7 @@ class TrainingStep(SimpleTrainer):
         self.precision = cfg.SOLVER.AMP.PRECISION if cfg.SOLVER.AMP.ENABLED else "fp32"
         self.grad_scaler = torch.amp.GradScaler("cuda") if self.precision == "fp16" else None
         self.num_micro_batches = cfg.SOLVER.ACCUMULATE_STEPS
-        self._detector = getattr(model, "module", model)
+        self._detector: Any = getattr(model, "module", model)
         if self.num_micro_batches > 1 and not getattr(self._detector, "assigns_before_forward", True):
             raise ConfigError([
                 f"SOLVER.ACCUMULATE_STEPS is {self.num_micro_batches}, but MODEL.RETINANET.ASSIGNER "

@@ -7,11 +7,13 @@ of a batch norm are those of a micro-batch. So is the padding, unless the model 
 
 import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from retina_plugin.modeling.precision import autocast
 
@@ -72,7 +74,7 @@ def compute_gradients(
         divisor: of a step that is repeated; None to ask the loss normalizer.
     """
     micro_batches = split_batch(batch, num_micro_batches)
-    detector = getattr(model, "module", model)
+    detector: Any = getattr(model, "module", model)
     in_precision = partial(autocast, next(model.parameters()).device.type, precision)
     if not getattr(detector, "assigns_before_forward", False):
         weights = [len(part) / len(batch) for part in micro_batches]
@@ -87,7 +89,14 @@ def compute_gradients(
     return StepResult(losses, num_positives, divisor)
 
 
-def _run(model, micro_batches, known, weights, in_precision, scale_loss) -> dict[str, Tensor]:
+def _run(
+    model: nn.Module,
+    micro_batches: list[Batch],
+    known: list[dict[str, Any]],
+    weights: list[float],
+    in_precision: Callable[[], AbstractContextManager],
+    scale_loss: Callable[[Tensor], Tensor] | None,
+) -> dict[str, Tensor]:
     sums: dict[str, Tensor] = {}
     for i, (part, arguments, weight) in enumerate(zip(micro_batches, known, weights)):
         is_last = i == len(micro_batches) - 1
@@ -104,5 +113,5 @@ def _run(model, micro_batches, known, weights, in_precision, scale_loss) -> dict
     return sums
 
 
-def _no_sync(model: nn.Module):
-    return model.no_sync() if hasattr(model, "no_sync") else contextlib.nullcontext()
+def _no_sync(model: nn.Module) -> AbstractContextManager:
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()

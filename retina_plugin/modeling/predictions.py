@@ -1,5 +1,7 @@
 """What a detector predicts for every anchor, before scores are thresholded and boxes decoded."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from detectron2.structures import Boxes
@@ -23,4 +25,4 @@ class RawPredictions(NamedTuple):
     logits: list[Tensor]
     deltas: list[Tensor]
     image_sizes: list[tuple[int, int]]
-    extra: dict[str, Any] = {}
+    extra: Mapping[str, Any] = MappingProxyType({})

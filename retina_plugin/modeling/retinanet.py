@@ -30,6 +30,9 @@ from retina_plugin.modeling.inference.postprocessor import Postprocessor
 from retina_plugin.modeling.precision import autocast, check_precision
 from retina_plugin.modeling.predictions import RawPredictions
 
+# Images as Detectron2's ``DatasetMapper`` makes them.
+Inputs = list[dict[str, Any]]
+
 
 @META_ARCH_REGISTRY.register()
 class FocalRetinaNet(DenseDetector):
@@ -143,7 +146,7 @@ class FocalRetinaNet(DenseDetector):
         }
 
     def forward(
-        self, batched_inputs: list[dict[str, Any]], targets: Targets | None = None, divisor: Tensor | None = None
+        self, batched_inputs: Inputs, targets: Targets | None = None, divisor: Tensor | None = None
     ) -> dict[str, Tensor] | list[dict[str, Any]]:
         """
         Args:
@@ -174,7 +177,7 @@ class FocalRetinaNet(DenseDetector):
         return not getattr(self.assigner, "needs_predictions", False)
 
     @torch.no_grad()
-    def assign(self, batched_inputs: list[dict[str, Any]]) -> Targets:
+    def assign(self, batched_inputs: Inputs) -> Targets:
         """Assign a label and a box to every anchor of a batch, before and without any forward pass.
 
         Counting the positives of a whole step first is what lets the losses of its micro-batches have one divisor.
@@ -185,7 +188,7 @@ class FocalRetinaNet(DenseDetector):
         return self._assign(batched_inputs, self._anchors_of(batched_inputs))
 
     def compute_losses(
-        self, batched_inputs: list[dict[str, Any]], targets: Targets | None = None, divisor: Tensor | None = None
+        self, batched_inputs: Inputs, targets: Targets | None = None, divisor: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Compute the losses of a batch, in training and in evaluation mode alike.
 
@@ -218,12 +221,12 @@ class FocalRetinaNet(DenseDetector):
         )
         return {"loss_cls": loss_cls, "loss_box_reg": loss_box_reg / divisor}
 
-    def raw_predictions(self, batched_inputs: list[dict[str, Any]]) -> RawPredictions:
+    def raw_predictions(self, batched_inputs: Inputs) -> RawPredictions:
         """Predict logits and deltas of every anchor, in ``inference_precision`` in evaluation mode."""
         with autocast(self.device.type, "fp32" if self.training else self.inference_precision):
             return self._predict(batched_inputs)
 
-    def num_positives_by_level(self, batched_inputs: list[dict[str, Any]], targets: Targets) -> Tensor:
+    def num_positives_by_level(self, batched_inputs: Inputs, targets: Targets) -> Tensor:
         """Count the positive anchors of each level, given the targets that :meth:`assign` made for a batch.
 
         Returns:
@@ -232,7 +235,7 @@ class FocalRetinaNet(DenseDetector):
         levels = targets.is_positive(self.num_classes).split([len(a) for a in self._anchors_of(batched_inputs)], dim=1)
         return torch.stack([level.sum() for level in levels])
 
-    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+    def preprocess_image(self, batched_inputs: Inputs) -> ImageList:
         images = super().preprocess_image(batched_inputs)
         if "padded_size" in batched_inputs[0]:
             # Padding has anchors, and they count: a batch that comes in parts is padded as a whole.
@@ -250,13 +253,13 @@ class FocalRetinaNet(DenseDetector):
             raw = self._by_anchor(images, features, predictions)
             return self.postprocessor(raw.anchors, raw.logits, raw.deltas, raw.image_sizes)
 
-    def _predict(self, batched_inputs: list[dict[str, Any]]) -> RawPredictions:
+    def _predict(self, batched_inputs: Inputs) -> RawPredictions:
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         features = [features[name] for name in self.head_in_features]
         return self._by_anchor(images, features, self.head(features))
 
-    def _by_anchor(self, images, features, predictions) -> RawPredictions:
+    def _by_anchor(self, images: ImageList, features: list[Tensor], predictions: Any) -> RawPredictions:
         output = as_head_output(predictions)
         return RawPredictions(
             self.anchor_generator(features),
@@ -267,7 +270,7 @@ class FocalRetinaNet(DenseDetector):
         )
 
     @torch.no_grad()
-    def _assign(self, batched_inputs, anchors: list[Boxes], raw: RawPredictions | None = None) -> Targets:
+    def _assign(self, batched_inputs: Inputs, anchors: list[Boxes], raw: RawPredictions | None = None) -> Targets:
         check_ground_truth(batched_inputs, self.num_classes)
         return self.assigner(
             anchors,
@@ -280,7 +283,7 @@ class FocalRetinaNet(DenseDetector):
     def _decode(self, raw: RawPredictions) -> list[Tensor]:
         return [self.box_coder.decode(d, a.tensor.view(d.shape[1:])) for a, d in zip(raw.anchors, raw.deltas)]
 
-    def _anchors_of(self, batched_inputs: list[dict[str, Any]]) -> list[Boxes]:
+    def _anchors_of(self, batched_inputs: Inputs) -> list[Boxes]:
         """The anchors that a batch will have, by the strides of its features."""
         height, width = self._padded_size(batched_inputs)
         shapes = self.backbone.output_shape()
@@ -289,7 +292,7 @@ class FocalRetinaNet(DenseDetector):
         number = torch.zeros((), device=self.device)
         return self.anchor_generator([number.expand(1, 1, -(-height // s), -(-width // s)) for s in strides])
 
-    def _padded_size(self, batched_inputs) -> tuple[int, int]:
+    def _padded_size(self, batched_inputs: Inputs) -> tuple[int, int]:
         """Height and width that :meth:`preprocess_image` pads a batch to."""
         # Images without channels cost nothing, and are padded by the same code.
         blank = [torch.empty(0, *image["image"].shape[-2:]) for image in batched_inputs]

@@ -20,7 +20,8 @@ _MARKUP = re.compile(rb"\s*<(!doctype|html|head|body|\?xml)", re.IGNORECASE)
 def atomic_write(path: str | os.PathLike, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file in one step: a reader, also after a crash, sees the old file or all of the new one.
 
-    A process that is killed leaves the file with the suffix ``.unfinished``, which nothing reads.
+    A process that is killed leaves the file with the suffix ``.unfinished``, which nothing reads. A remote path
+    ("scheme://...") is written by Detectron2's ``PathManager`` instead, which has no atomic rename.
 
     Args:
         path: the file.
@@ -30,6 +31,12 @@ def atomic_write(path: str | os.PathLike, write: Callable[[IO[bytes]], object]) 
         OSError: the file cannot be written.
     """
     path = os.fspath(path)
+    if "://" in path:
+        from detectron2.utils.file_io import PathManager  # local files need no Detectron2
+
+        with PathManager.open(path, "wb") as remote:
+            write(remote)
+        return
     unfinished = path + UNFINISHED_SUFFIX
     try:
         with open(unfinished, "wb") as file:

@@ -1,31 +1,33 @@
-"""A folder has the results of one run: an old one is not mixed with a new one, and not deleted either."""
+"""Keeps the results of different runs in different folders."""
 
+import argparse
 import glob
-import json
 import os
 import re
+
+from detectron2.config import CfgNode
 
 from retina_plugin.core.errors import ConfigError
 from retina_plugin.engine.arguments import processes_of
 
 _PREVIOUS = "previous_run_"
-# What a training writes into OUTPUT_DIR. The rest belongs to somebody else and stays where it is.
-_OF_A_RUN = (
-    *("last_checkpoint*", "model_*.pth*", "metrics.json*", "config.yaml", "log.txt*", "events.out.tfevents.*"),
+# What training writes into OUTPUT_DIR. All other files belong to the user and stay.
+_FILES_OF_A_RUN = (
+    *("last_checkpoint*", "model_*.pth*", "metrics.json*", "run_state.json*", "config.yaml", "log.txt*", "events.out.tfevents.*"),
     *("inference", "divergence"),
 )
 
 
-def prepare_output_dir(cfg, args):
-    """Make sure that a new run does not end up in another run's folder. Called before the processes of a job meet.
+def prepare_output_dir(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Refuse a folder with the results of another run, or move them away. Called before the processes are started.
 
     Args:
         cfg: the configuration; ``OUTPUT_DIR`` is the folder.
-        args: of :func:`~retina_plugin.engine.arguments.argument_parser`. ``--overwrite`` moves the files of another run
-            into the subfolder ``previous_run_N``.
+        args: parsed by :func:`~retina_plugin.engine.arguments.argument_parser`. With ``--overwrite``, the files of
+            another run are moved into the subfolder ``previous_run_N``.
 
     Raises:
-        ConfigError: there is another run in the folder, or the arguments contradict each other.
+        ConfigError: the folder holds another run, or the arguments contradict each other.
     """
     if args.overwrite and (args.resume or args.eval_only):
         other = "--resume" if args.resume else "--eval-only"
@@ -38,19 +40,19 @@ def prepare_output_dir(cfg, args):
             f"OUTPUT_DIR {folder} holds another run ({_describe(folder)}). Go on with it: --resume. Keep it: choose "
             f"another OUTPUT_DIR. Start anew here: --overwrite, which moves its files into {_next_previous(folder)}"
         ])  # fmt: skip
-    if processes_of(args).is_first:  # the others may see the folder as well
+    if processes_of(args).rank == 0:  # other ranks and machines may share the folder
         _move_away(folder)
 
 
-def _has_run(folder):
+def _has_run(folder: str) -> bool:
     return any(_matches(folder, pattern) for pattern in ("last_checkpoint", "model_*.pth", "metrics.json"))
 
 
-def _matches(folder, pattern):
+def _matches(folder: str, pattern: str) -> list[str]:
     return sorted(glob.glob(os.path.join(glob.escape(folder), pattern)))
 
 
-def _describe(folder):
+def _describe(folder: str) -> str:
     parts = []
     checkpoints = _matches(folder, "model_*.pth")
     if checkpoints:
@@ -58,13 +60,13 @@ def _describe(folder):
     last = _last_checkpoint(folder)
     if last is not None:
         parts.append(f"the last one {last}")
-    iteration = _last_metrics(folder)
+    iteration = _last_iteration(folder)
     if iteration is not None:
         parts.append(f"metrics up to iteration {iteration + 1}")
     return ", ".join(parts) or "its last_checkpoint or metrics.json"
 
 
-def _last_checkpoint(folder):
+def _last_checkpoint(folder: str) -> str | None:
     try:
         with open(os.path.join(folder, "last_checkpoint")) as file:
             name = file.read().strip()
@@ -74,29 +76,25 @@ def _last_checkpoint(folder):
     return f"{name}, after {int(number[1]) + 1} iterations" if number else name
 
 
-def _last_metrics(folder):
-    last = None
+def _last_iteration(folder: str) -> int | None:
     try:
         with open(os.path.join(folder, "metrics.json"), errors="replace") as file:
-            for line in file:
-                try:
-                    last = max(json.loads(line)["iteration"], last or 0)
-                except (ValueError, KeyError, TypeError):  # of a process that was killed
-                    continue
+            lines = file.readlines()
     except OSError:
-        pass
-    return last
+        return None
+    found = [re.match(r'\{.*"iteration": (\d+)[,}]', line) for line in lines]  # not all lines are whole
+    return max((int(match[1]) for match in found if match), default=None)
 
 
-def _next_previous(folder):
+def _next_previous(folder: str) -> str:
     numbers = [re.fullmatch(rf"{_PREVIOUS}(\d+)", os.path.basename(path)) for path in _matches(folder, f"{_PREVIOUS}*")]
     return f"{_PREVIOUS}{max((int(number[1]) for number in numbers if number), default=0) + 1}"
 
 
-def _move_away(folder):
+def _move_away(folder: str) -> None:
     target = os.path.join(folder, _next_previous(folder))
     os.mkdir(target)
-    # In this order, last_checkpoint first: a process killed on the way leaves nothing that looks like a whole run.
-    for pattern in _OF_A_RUN:
+    # last_checkpoint first: if this process is killed midway, the folder does not look like a complete run.
+    for pattern in _FILES_OF_A_RUN:
         for path in _matches(folder, pattern):
             os.rename(path, os.path.join(target, os.path.basename(path)))

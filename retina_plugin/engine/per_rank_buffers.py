@@ -1,18 +1,25 @@
-"""Buffers that each process has for itself, such as its batch norms' statistics and the average of its loss normalizer.
+"""Keeps buffers that differ between ranks, such as statistics of batch norms and the loss normalizer's average.
 
-Data-parallel training keeps parameters the same in all processes, but not these. A checkpoint has the model of one
-process; what the others have besides goes with it, so that all of them go on as they were.
+Data-parallel training keeps parameters equal on all ranks, but not buffers. A checkpoint has the model of the main
+rank; this hook adds the buffers of the others.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
-from detectron2.engine import HookBase, hooks
+from detectron2.engine import HookBase
 from detectron2.utils import comm
+from torch import Tensor, nn
 
 
 class PerRankBuffers(HookBase):
-    """Has, as its state, the buffers of all processes that are not those of the main one."""
+    """Holds, as its state, the buffers of every rank that differ from the main rank's.
 
-    def __init__(self, model, periods):
+    Its place is before the hooks that write checkpoints or evaluate, and after those that change buffers.
+    """
+
+    def __init__(self, model: nn.Module, periods: Sequence[int]):
         """
         Args:
             model: without ``DistributedDataParallel`` around it.
@@ -20,39 +27,28 @@ class PerRankBuffers(HookBase):
         """
         self._model = model
         self._periods = periods
-        self._of_processes = []
+        self._buffers: list[dict[str, Tensor]] = []
 
-    @classmethod
-    def add_to(cls, all_hooks, model, periods):
-        """Put one in front of the hooks that write checkpoints or evaluate; those before it change buffers."""
-        later = (hooks.PeriodicCheckpointer, hooks.EvalHook)
-        place = next((i for i, hook in enumerate(all_hooks) if isinstance(hook, later)), len(all_hooks))
-        return [*all_hooks[:place], cls(model, periods), *all_hooks[place:]]
-
-    def after_step(self):
+    def after_step(self) -> None:
         done = self.trainer.iter + 1
         is_due = done == self.trainer.max_iter or any(period > 0 and done % period == 0 for period in self._periods)
         if comm.get_world_size() == 1 or not (is_due or self.trainer.stop_reason):
             return
-        everyone = comm.gather(self._own())
-        self._of_processes = [_different(theirs, everyone[0]) for theirs in everyone]
+        names = {name for name, _ in self._model.named_buffers()}
+        ranks = comm.gather({name: value.cpu() for name, value in self._model.state_dict().items() if name in names})
+        self._buffers = [
+            {name: value for name, value in buffers.items() if not torch.equal(value, ranks[0][name])}
+            for buffers in ranks
+        ]
 
-    def state_dict(self):
-        return {"of_processes": self._of_processes} if self._of_processes else {}
+    def state_dict(self) -> dict[str, Any]:
+        return {"of_processes": self._buffers} if self._buffers else {}
 
     @torch.no_grad()
-    def load_state_dict(self, state):
-        self._of_processes = state["of_processes"]
-        if len(self._of_processes) != comm.get_world_size():
-            return  # of another number of processes: all begin with those of the main one
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._buffers = state["of_processes"]
+        if len(self._buffers) != comm.get_world_size():
+            return  # with another number of ranks, all begin with the main rank's buffers
         buffers = dict(self._model.named_buffers())
-        for name, value in self._of_processes[comm.get_rank()].items():
+        for name, value in self._buffers[comm.get_rank()].items():
             buffers[name].copy_(value)
-
-    def _own(self):
-        names = {name for name, _ in self._model.named_buffers()}
-        return {name: value.cpu() for name, value in self._model.state_dict().items() if name in names}
-
-
-def _different(buffers, main):
-    return {name: value for name, value in buffers.items() if not torch.equal(value, main[name])}

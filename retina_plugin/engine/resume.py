@@ -1,20 +1,21 @@
-"""Going on with a run: what it left, whether it is the same run, and its files of metrics."""
+"""Resuming a run: which checkpoint, whether the configuration is the same, and the metrics before it."""
 
-import json
 import logging
 import os
 import re
+from typing import Any
 
 import yaml
-from detectron2.utils.events import JSONWriter
+from detectron2.config import CfgNode
+from detectron2.utils.events import EventStorage
 from detectron2.utils.file_io import PathManager
 
-from retina_plugin.checkpoint import CheckpointError
+from retina_plugin.checkpoint import CheckpointError, RetinaCheckpointer
 from retina_plugin.checkpoint.reader import read_checkpoint
 from retina_plugin.config import flatten
-from retina_plugin.core.files import atomic_write
+from retina_plugin.engine.writers import WINDOW
 
-# What may change without changing what the training computes, or that the checkpoint decides.
+# Keys that do not change what the training computes, or that the checkpoint decides.
 _FREE = re.compile(
     r"(OUTPUT_DIR|VERSION|VIS_PERIOD|LOG_PERIOD|CUDNN_BENCHMARK|DATASETS\.TEST|TEST\..*|GLOBAL\..*|MODEL\.WEIGHTS.*"
     r"|MODEL\.DEVICE|DATALOADER\.NUM_WORKERS|DATALOADER\.MAX_UNREADABLE|SOLVER\.(CHECKPOINT_PERIOD|ACCUMULATE_STEPS)"
@@ -27,20 +28,13 @@ _FROM_CHECKPOINT = {
         "the optimizer's settings in the checkpoint are used",
     ),
 }
-HISTORY = 20  # the values of a metric that Detectron2's writers take the median of
 
 
-def find_checkpoint(checkpointer):
-    """The checkpoint that a run goes on from.
-
-    Args:
-        checkpointer: the run's.
-
-    Returns:
-        str: its path, or None where the run's folder has none.
+def find_checkpoint(checkpointer: RetinaCheckpointer) -> str | None:
+    """Return the path of the checkpoint that a run is resumed from, None if its folder has none.
 
     Raises:
-        CheckpointError: there are some, but nothing says which is the last.
+        CheckpointError: the folder has checkpoints, but no file ``last_checkpoint``.
     """
     if checkpointer.has_checkpoint():
         return checkpointer.get_checkpoint_file()
@@ -50,8 +44,8 @@ def find_checkpoint(checkpointer):
     return None
 
 
-def explain(error, checkpointer):
-    """The error of loading the last checkpoint, with the newest one that can be used if it is missing or broken."""
+def explain(error: CheckpointError, checkpointer: RetinaCheckpointer) -> CheckpointError:
+    """Add the newest usable checkpoint to the error of loading the last one, if that is missing or broken."""
     try:
         read_checkpoint(checkpointer.get_checkpoint_file(), allow_pickle=checkpointer.allow_pickle)
     except CheckpointError:
@@ -60,34 +54,11 @@ def explain(error, checkpointer):
     return error
 
 
-def _checkpoints(folder):
-    if not PathManager.isdir(folder):
-        return []
-    paths = [os.path.join(folder, name) for name in PathManager.ls(folder) if re.fullmatch(r"model_.*\.pth", name)]
-    return paths if "://" in folder else sorted(paths, key=os.path.getmtime, reverse=True)
-
-
-def _way_out(checkpointer):
-    for path in _checkpoints(checkpointer.save_dir):
-        try:
-            checkpoint = read_checkpoint(path, allow_pickle=checkpointer.allow_pickle)
-        except CheckpointError:
-            continue
-        if "trainer" in checkpoint:
-            last = os.path.join(checkpointer.save_dir, "last_checkpoint")
-            return (
-                f"The newest whole checkpoint there is {os.path.basename(path)}, after "
-                f"{checkpoint['trainer']['iteration'] + 1} iterations. To resume from it:\n"
-                f"  printf %s {os.path.basename(path)} > {last}"
-            )
-    return "There is no whole checkpoint of a run in the folder. Start a new run: --overwrite, without --resume"
-
-
-def warn_of_differences(saved, cfg):
+def warn_of_differences(saved: str, cfg: CfgNode) -> None:
     """Warn of keys that change what a resumed run computes.
 
     Args:
-        saved: the YAML of the configuration with which the checkpoint was made.
+        saved: the YAML of the configuration in the checkpoint.
         cfg: the configuration now.
     """
     before, now = (dict(flatten(yaml.safe_load(text))) for text in (saved, cfg.dump()))
@@ -103,17 +74,17 @@ def warn_of_differences(saved, cfg):
         )
 
 
-def metrics_state(storage):
-    """What the writers of metrics need of the past, as plain numbers."""
+def metrics_state(storage: EventStorage) -> dict[str, Any]:
+    """Return as plain numbers what the writers need of the metrics so far."""
     hints = storage.smoothing_hints()
     return {
-        name: {"smoothing_hint": bool(hints[name]), "values": [list(pair) for pair in history.values()[-HISTORY:]]}
+        name: {"smoothing_hint": bool(hints[name]), "values": [list(pair) for pair in history.values()[-WINDOW:]]}
         for name, history in storage.histories().items()
     }
 
 
-def restore_metrics(storage, state):
-    """Put the past of :func:`metrics_state` into an empty storage."""
+def restore_metrics(storage: EventStorage, state: dict[str, Any]) -> None:
+    """Put the metrics of :func:`metrics_state` into an empty storage."""
     now = storage.iter
     for name, metric in state.items():
         for value, iteration in metric["values"]:
@@ -122,29 +93,24 @@ def restore_metrics(storage, state):
     storage.iter = now
 
 
-def cut_metrics(writer, start_iter):
-    """Remove from a file of metrics what a resumed run is going to write again.
-
-    Args:
-        writer: a ``JSONWriter`` of the run, which has just been made. Other writers keep no file that can be cut.
-        start_iter: the first iteration that is written again.
-    """
-    if not isinstance(writer, JSONWriter):
-        return
-    path = writer._file_handle.name
-    with open(path, "rb") as file:
-        lines = [(line, _iteration(line)) for line in file]
-    kept = [(line, iteration) for line, iteration in lines if iteration is not None and iteration < start_iter]
-    if len(kept) < len(lines):
-        writer.close()  # it appends to the file that is replaced now
-        atomic_write(path, lambda file: file.writelines(line for line, _ in kept))
-        writer._file_handle = PathManager.open(path, "a")
-    # It writes what it takes for new; the restored past is not.
-    writer._last_write = max((iteration for _, iteration in kept), default=-1)
+def _checkpoints(folder: str) -> list[str]:
+    if not PathManager.isdir(folder):
+        return []
+    paths = [os.path.join(folder, name) for name in PathManager.ls(folder) if re.fullmatch(r"model_.*\.pth", name)]
+    return paths if "://" in folder else sorted(paths, key=os.path.getmtime, reverse=True)
 
 
-def _iteration(line):
-    try:
-        return json.loads(line)["iteration"]
-    except (ValueError, KeyError, TypeError):  # cut off when the run was killed
-        return None
+def _way_out(checkpointer: RetinaCheckpointer) -> str:
+    for path in _checkpoints(checkpointer.save_dir):
+        try:
+            checkpoint = read_checkpoint(path, allow_pickle=checkpointer.allow_pickle)
+        except CheckpointError:
+            continue
+        if "trainer" in checkpoint:
+            last = os.path.join(checkpointer.save_dir, "last_checkpoint")
+            return (
+                f"The newest whole checkpoint there is {os.path.basename(path)}, after "
+                f"{checkpoint['trainer']['iteration'] + 1} iterations. To resume from it:\n"
+                f"  printf %s {os.path.basename(path)} > {last}"
+            )
+    return "There is no whole checkpoint of a run in the folder. Start a new run: --overwrite, without --resume"

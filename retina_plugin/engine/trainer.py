@@ -1,145 +1,373 @@
-"""The trainer: what Detectron2's ``DefaultTrainer`` builds, and what this plugin builds in its place."""
+"""Training with Detectron2's ``DefaultTrainer``, resumed exactly, and evaluation.
 
+A run that was killed or stopped and then resumed computes what it would have computed without the interruption: the
+checkpoint has the place in the training data (:mod:`retina_plugin.data.loader`), and every iteration seeds the random
+generators. A checkpoint is written after the hooks that change the model or its optimizer and before all others, from
+the evaluation on. Those run again when the run is resumed, with the results of ``run_state.json`` for an evaluation
+that was already done (:mod:`retina_plugin.engine.run_state`).
+"""
+
+import itertools
 import logging
-import warnings
+import os
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
-from detectron2.evaluation import verify_results
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
+from detectron2.engine.defaults import create_ddp_model
+from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter
+from detectron2.utils.events import EventWriter, TensorboardXWriter
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import setup_logger
+from fvcore.nn.precise_bn import get_bn_modules
+from torch import nn
 
-from retina_plugin.checkpoint import RetinaCheckpointer
+from retina_plugin.checkpoint import CheckpointError, RetinaCheckpointer
 from retina_plugin.config import require_retina_config
-from retina_plugin.config.checks import check_class_count
-from retina_plugin.core.errors import ConfigError
+from retina_plugin.core.comm import any_rank
+from retina_plugin.core.errors import ConfigError, TrainingDataError
+from retina_plugin.core.rng import seed_all
 from retina_plugin.data.class_names import common_class_names
-from retina_plugin.data.loader import build_resumable_train_loader
-from retina_plugin.engine.hooks import TrainingEnded, with_watching_hooks
+from retina_plugin.data.dataset_checks import check_class_count
+from retina_plugin.data.loader import ResumableTrainLoader, build_resumable_train_loader
+from retina_plugin.diagnostics.zero_ap import diagnose
+from retina_plugin.engine import resume as resuming
+from retina_plugin.engine.hooks import TrainingEnded, build_monitoring_hooks
 from retina_plugin.engine.per_rank_buffers import PerRankBuffers
-from retina_plugin.engine.resumable import ResumableTrainer
+from retina_plugin.engine.run_state import Results, RunState
 from retina_plugin.engine.schedule import schedule_table
-from retina_plugin.engine.signals import InterruptibleLoader
+from retina_plugin.engine.signals import (
+    EvaluationInterrupted,
+    InterruptibleLoader,
+    TrainingInterrupted,
+    catch_signals,
+    signal_received,
+)
 from retina_plugin.engine.step import TrainingStep
-from retina_plugin.engine.writers import ProgressPrinter
-from retina_plugin.evaluation import BoxEvaluator, build_evaluator
+from retina_plugin.engine.writers import MetricsWriter, PeriodicWriter, ProgressPrinter
+from retina_plugin.evaluation import build_evaluator
 
 
-class RetinaTrainer(ResumableTrainer):
-    """Trains and evaluates a configured model. ``ConfigError`` if its classes are not those of the data."""
+class RetinaTrainer(DefaultTrainer):
+    """Trains and evaluates a configured model. Its ``build_*`` methods are those of ``DefaultTrainer`` to override.
 
-    def __init__(self, cfg):
+    Attributes:
+        is_resumed: whether the run continues the one in ``OUTPUT_DIR``.
+        stop_reason: the exception that ends the training after the current iteration, on all ranks; None to go on.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        """
+        Raises:
+            ConfigError: the configuration lacks the plugin's keys, or its classes are not those of the data.
+        """
+        TrainerBase.__init__(self)
         require_retina_config(cfg)
-        with warnings.catch_warnings():
-            # Of a GradScaler, which Detectron2 makes for every AMP; TrainingStep uses it where it is of use.
-            warnings.filterwarnings("ignore", message=".*GradScaler")
-            super().__init__(cfg)
-        self._trainer = TrainingStep(self._trainer, self.cfg)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        model = create_ddp_model(model, broadcast_buffers=False)
 
-    def train(self):
-        """Train until ``SOLVER.MAX_ITER`` or the end that early stopping makes; see :class:`ResumableTrainer`."""
-        num_images = getattr(self.data_loader, "num_images", None)
-        if num_images:
-            logging.getLogger(__name__).info(schedule_table(self.cfg, num_images))
-        try:
-            return super().train()
-        except TrainingEnded:
-            # Detectron2 verifies where training has come to its last iteration.
-            results = getattr(self, "_last_eval_results", None)
-            if results and self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
-                verify_results(self.cfg, results)
-            return results
+        self.cfg = cfg
+        self._trainer = TrainingStep(model, data_loader, optimizer, cfg)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = _build_checkpointer(cfg, model, cfg.DATASETS.TRAIN, trainer=weakref.proxy(self))
+        self.run_state = RunState(cfg.OUTPUT_DIR, cfg.dump())
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.is_resumed = False
+        self.stop_reason: BaseException | None = None
+        self._seed: int | None = None  # of all iterations; drawn when training starts, or from the checkpoint
+        self._metrics_before: dict[str, Any] = {}
+        self._precise_bn_loader: Iterable[Any] | None = None
+        self.register_hooks(self.build_hooks())
 
-    def build_hooks(self):
-        # Detectron2 has just made its own checkpointer, and here hands it to the hooks.
-        made = self.checkpointer
-        self.checkpointer = RetinaCheckpointer(
-            made.model,
-            made.save_dir,
-            class_names=_class_names(self.cfg.DATASETS.TRAIN),
-            allow_pickle=self.cfg.MODEL.WEIGHTS_ALLOW_PICKLE,
-            save_to_disk=made.save_to_disk,
-            **made.checkpointables,
-        )
-        periods = self.cfg.SOLVER.CHECKPOINT_PERIOD, self.cfg.TEST.EVAL_PERIOD
-        made_hooks = PerRankBuffers.add_to(super().build_hooks(), made.model, periods)
-        return with_watching_hooks(self, made_hooks)
-
-    def build_writers(self):
-        return [
-            ProgressPrinter(self.max_iter) if isinstance(writer, CommonMetricPrinter) else writer
-            for writer in super().build_writers()
+    def build_hooks(self) -> list[HookBase]:
+        """Build Detectron2's hooks and the plugin's. Checkpoints are written before the first ``EvalHook``."""
+        cfg, is_main = self.cfg, comm.is_main_process()
+        periods = (cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD, cfg.TEST.VAL_LOSS_PERIOD)
+        built = [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            self._build_precise_bn(),
+            PerRankBuffers(self.checkpointer.model, periods),
+            hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD) if is_main else None,
+            hooks.EvalHook(cfg.TEST.EVAL_PERIOD, partial(self.run_state.evaluate, "test", self, self._evaluate)),
+            *build_monitoring_hooks(self, self.run_state),
+            PeriodicWriter(self.build_writers(), cfg.LOG_PERIOD) if is_main else None,
         ]
+        return [hook for hook in built if hook is not None]
+
+    def build_writers(self) -> list[EventWriter]:
+        """Build the writers of the log, ``metrics.json`` and TensorBoard."""
+        folder = self.cfg.OUTPUT_DIR
+        PathManager.mkdirs(folder)
+        metrics = MetricsWriter(os.path.join(folder, "metrics.json"))
+        return [ProgressPrinter(self.max_iter), metrics, TensorboardXWriter(folder)]
 
     @classmethod
-    def build_evaluator(cls, cfg, dataset_name):
-        return build_evaluator(cfg, dataset_name)
-
-    @classmethod
-    def test(cls, cfg, model, evaluators=None):
-        return super().test(cfg, model, _EvaluatorsOfModel(cls, cfg, model) if evaluators is None else evaluators)
-
-    @classmethod
-    def build_train_loader(cls, cfg):
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[Any]:
         loader = build_resumable_train_loader(cfg)
         for name in cfg.DATASETS.TRAIN:
             check_class_count(cfg, name)
         return loader
 
     @classmethod
-    def build_test_loader(cls, cfg, dataset_name):
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
         loader = super().build_test_loader(cfg, dataset_name)
         check_class_count(cfg, dataset_name)
         return InterruptibleLoader(loader)
 
+    @classmethod
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, explain_zero_ap: Callable[..., str] | None = None
+    ) -> DatasetEvaluator:
+        return build_evaluator(cfg, dataset_name)  # TODO explain_zero_ap
 
-class _EvaluatorsOfModel:
-    """The evaluators of ``DATASETS.TEST`` for Detectron2, which tells them nothing of the model.
+    @classmethod
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None = None,
+    ) -> Results:
+        """Evaluate a model on ``DATASETS.TEST``; see ``DefaultTrainer.test``."""
+        if evaluators is None:
+            evaluators = _LazyEvaluators(cls, cfg, model)
+        return super().test(cfg, model, evaluators)
 
-    As there, each is built when its data set has been loaded.
-    """
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Resume the run in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS``; see ``DefaultTrainer``.
 
-    def __init__(self, trainer, cfg, model):
-        self._trainer, self._cfg, self._model = trainer, cfg, model
+        Raises:
+            CheckpointError: the weights cannot be used, or the last checkpoint is missing or broken.
+        """
+        path = resuming.find_checkpoint(self.checkpointer) if resume else None
+        try:
+            super().resume_or_load(resume=resume)
+        except CheckpointError as error:
+            raise (resuming.explain(error, self.checkpointer) if path else error) from error.__cause__
+        self.is_resumed = resume
+        if not resume:
+            return
+        logger = logging.getLogger(__name__)
+        if path is None:
+            logger.warning(
+                "Nothing to resume in %s: training starts at iteration 0 from MODEL.WEIGHTS '%s'.",
+                *(self.cfg.OUTPUT_DIR, self.cfg.MODEL.WEIGHTS),
+            )
+            return
+        self.run_state.load()
+        if self.start_iter >= self.max_iter:
+            logger.warning(
+                "%s is of a training that is complete (%d of %d iterations): nothing is left but its evaluation.",
+                *(path, self.start_iter, self.max_iter),
+            )
+        else:
+            logger.info("Resumed from %s at iteration %d of %d.", path, self.start_iter, self.max_iter)
 
-    def __len__(self):
-        return len(self._cfg.DATASETS.TEST)
+    def train(self) -> Results | None:
+        """Train until ``SOLVER.MAX_ITER`` or early stopping.
 
-    def __getitem__(self, index):
-        evaluator = self._trainer.build_evaluator(self._cfg, self._cfg.DATASETS.TEST[index])
-        if isinstance(evaluator, BoxEvaluator):
-            evaluator.model = self._model
-        return evaluator
+        Returns:
+            Results of the last evaluation, see ``DefaultTrainer.train``.
+
+        Raises:
+            TrainingInterrupted: a signal stopped the training, after a checkpoint was saved.
+            TrainingDataError: too many images cannot be read.
+        """
+        if self._seed is None:
+            self._seed = comm.shared_random_seed()
+        num_images = getattr(self.data_loader, "num_images", None)
+        if num_images:
+            logging.getLogger(__name__).info(schedule_table(self.cfg, num_images))
+        try:
+            with catch_signals():
+                return super().train()
+        except TrainingEnded:
+            results = getattr(self, "_last_eval_results", None)
+            if results and self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
+                verify_results(self.cfg, results)
+            return results
+        except EvaluationInterrupted:  # after the last iteration
+            comm.synchronize()
+            raise TrainingInterrupted(
+                "Stopped in the final evaluation. The training is complete; --resume evaluates it"
+            ) from None
+        except TrainingInterrupted:
+            comm.synchronize()  # a launcher ends all ranks as soon as one has ended so
+            raise
+
+    def before_train(self) -> None:
+        super().before_train()
+        # A complete training that is resumed is evaluated again.
+        self.run_state.start(self.start_iter - 1 if self.start_iter < self.max_iter else None)
+        resuming.restore_metrics(self.storage, self._metrics_before)
+        if self.start_iter > 0:
+            self.iter = self.storage.iter = self.start_iter - 1
+            self._finish_iteration()
+            self.iter = self.storage.iter = self.start_iter
+
+    def before_step(self) -> None:
+        seed_all(self._seed or 0, self.iter, comm.get_rank())
+        super().before_step()
+
+    def after_step(self) -> None:
+        self.stop_reason = self._agree_to_stop()
+        for hook in itertools.takewhile(_is_before_evaluation, self._hooks):
+            hook.after_step()
+        if self.stop_reason and self.iter + 1 < self.max_iter:
+            self._save_and_raise(self.stop_reason)
+        self._finish_iteration()
+
+    def after_train(self) -> None:
+        self.iter = min(self.iter, self.max_iter)  # Detectron2 counts one more if nothing was left to train
+        super().after_train()
+
+    def _finish_iteration(self) -> None:
+        """Run the hooks whose effect on this iteration its checkpoint does not have."""
+        try:
+            for hook in itertools.dropwhile(_is_before_evaluation, self._hooks):
+                hook.after_step()
+        except EvaluationInterrupted:
+            self.model.train()  # Detectron2 does this at the end of an evaluation
+            self._save_and_raise(TrainingInterrupted("a signal, in the evaluation"))
+
+    def _agree_to_stop(self) -> BaseException | None:
+        """What all ranks stop for: a signal that one of them received, or too many unreadable images."""
+        loader = self.data_loader if isinstance(self.data_loader, ResumableTrainLoader) else None
+        signal_name, reports = signal_received(), loader.take_reports() if loader else []
+        reason: BaseException | None = None
+        if any_rank(signal_name or reports):
+            ranks = comm.all_gather((signal_name, reports))
+            signal_name = next((name for name, _ in ranks if name), None)
+            if signal_name:
+                reason = TrainingInterrupted(signal_name)
+            elif loader:
+                for _, reports in ranks:
+                    loader.unreadable.add(reports)
+                try:
+                    loader.unreadable.check()
+                except TrainingDataError as error:
+                    reason = error
+        if loader and len(loader.unreadable):
+            self.storage.put_scalar("unreadable_images", len(loader.unreadable), smoothing_hint=False)
+        return reason
+
+    def _save_and_raise(self, reason: BaseException) -> None:
+        self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+        comm.synchronize()  # until the file is written
+        logging.getLogger(__name__).warning(
+            "%s: stopped at iteration %d of %d. The checkpoint is written; --resume goes on from it.",
+            *(reason, self.iter + 1, self.max_iter),
+        )
+        raise reason
+
+    def _evaluate(self) -> Results:
+        self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
+
+    def _build_precise_bn(self) -> HookBase | None:
+        cfg = self.cfg.clone()
+        if not cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.model):
+            return None
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0  # as in Detectron2, to save memory
+        self._precise_bn_loader = self.build_train_loader(cfg)
+        num_iter = cfg.TEST.PRECISE_BN.NUM_ITER
+        return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, self._precise_bn_loader, num_iter)
+
+    # Detectron2 0.6 saves neither optimizer nor gradient scaler; main saves both, under the name used here.
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **TrainerBase.state_dict(self),
+            "_trainer": self._trainer.state_dict(),
+            "streams": [loader.state_dict() for loader in self._resumable_loaders()],
+            "seed": self._seed,
+            "metrics": resuming.metrics_state(self.storage) if hasattr(self, "storage") else {},
+            "config": self.cfg.dump(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        logger = logging.getLogger(__name__)
+        TrainerBase.load_state_dict(self, state_dict)
+        if "_trainer" not in state_dict:
+            logger.warning("The checkpoint has no optimizer state (Detectron2 0.6 wrote it): momentum starts at zero.")
+        # What the checkpoint lacks stays as it is, such as the gradient scaler of a run resumed with AMP.
+        self._trainer.load_state_dict({**self._trainer.state_dict(), **state_dict.get("_trainer", {})})
+        loaders, states = list(self._resumable_loaders()), state_dict.get("streams", [])
+        if not loaders or not states:
+            who = "checkpoint" if loaders else "data loader of this trainer"
+            logger.warning("The order of the training images starts anew: the %s does not keep it.", who)
+        for loader, state in zip(loaders, states):
+            loader.load_state_dict(state)
+        self._seed = state_dict.get("seed", self._seed)
+        self._metrics_before = state_dict.get("metrics", {})
+        if "config" in state_dict:
+            resuming.warn_of_differences(state_dict["config"], self.cfg)
+
+    def _resumable_loaders(self) -> Iterator[ResumableTrainLoader]:
+        for loader in (self.data_loader, self._precise_bn_loader):
+            if isinstance(loader, ResumableTrainLoader):
+                yield loader
 
 
-def evaluate(cfg, *, resume=False):
+def evaluate(cfg: CfgNode, *, resume: bool = False, trainer: type[RetinaTrainer] = RetinaTrainer) -> Results:
     """Evaluate weights on ``DATASETS.TEST``.
 
     Args:
-        cfg: a configuration.
+        cfg: a configuration with the plugin's keys.
         resume: evaluate the last checkpoint in ``OUTPUT_DIR`` instead of ``MODEL.WEIGHTS``.
+        trainer: builds model, data and evaluators.
 
     Returns:
-        dict: of :meth:`DefaultTrainer.test`.
+        Results of :meth:`DefaultTrainer.test`.
 
     Raises:
         CheckpointError: the weights are not those of this model, or of the classes of the data.
     """
-    model = RetinaTrainer.build_model(cfg)
-    checkpointer = RetinaCheckpointer(
-        model,
-        cfg.OUTPUT_DIR,
-        strict=True,
-        class_names=_class_names(cfg.DATASETS.TEST),
-        allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE,
-    )
+    model = trainer.build_model(cfg)
+    checkpointer = _build_checkpointer(cfg, model, cfg.DATASETS.TEST, strict=True)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    results = RetinaTrainer.test(cfg, model)
+    results = trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
 
 
-def _class_names(dataset_names):
+class _LazyEvaluators(Sequence[DatasetEvaluator]):
+    """Evaluators of ``DATASETS.TEST``, each built when its data set has been loaded, as in ``DefaultTrainer.test``."""
+
+    def __init__(self, trainer: type[RetinaTrainer], cfg: CfgNode, model: nn.Module):
+        self._build = trainer.build_evaluator
+        if self._build.__func__ is RetinaTrainer.build_evaluator.__func__:  # a project's has Detectron2's arguments
+            self._build = partial(self._build, explain_zero_ap=partial(diagnose, cfg, model=model))
+        self._cfg = cfg
+
+    def __len__(self) -> int:
+        return len(self._cfg.DATASETS.TEST)
+
+    def __getitem__(self, index):
+        return self._build(self._cfg, self._cfg.DATASETS.TEST[index])
+
+
+def _build_checkpointer(
+    cfg: CfgNode, model: nn.Module, dataset_names: Sequence[str], **options: Any
+) -> RetinaCheckpointer:
     try:
-        return common_class_names(dataset_names)
+        class_names = common_class_names(dataset_names)
     except ValueError as error:
         raise ConfigError([f"DATASETS: {error}"]) from error
+    allow_pickle = cfg.MODEL.WEIGHTS_ALLOW_PICKLE
+    return RetinaCheckpointer(model, cfg.OUTPUT_DIR, class_names=class_names, allow_pickle=allow_pickle, **options)
+
+
+def _is_before_evaluation(hook: HookBase) -> bool:
+    return not isinstance(hook, hooks.EvalHook)

@@ -1,54 +1,122 @@
-"""The line that a training prints."""
+"""Writers of metrics: the line that training prints, and ``metrics.json``, which a resumed run continues."""
 
-from detectron2.utils.events import CommonMetricPrinter, get_event_storage
+import datetime
+import json
+import logging
+import os
+from collections.abc import Iterator
+from typing import IO
 
-_POSITIVES = "num_pos_anchors_"  # what FocalRetinaNet puts for each level
+from detectron2.engine import hooks
+from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
+from detectron2.utils.file_io import PathManager
+
+from retina_plugin.core.files import atomic_write_text
+
+WINDOW = 20  # iterations that Detectron2's writers take the median of
+_POSITIVES = "num_pos_anchors_"  # what TrainingStep logs for each level
 
 
-class ProgressPrinter(CommonMetricPrinter):
-    """Prints what Detectron2's printer does, and epochs, images a second and how many anchors of a level learn boxes.
+class MetricsWriter(EventWriter):
+    """Writes what Detectron2's ``JSONWriter`` writes, and continues the file of a run that is resumed."""
 
-    Losses are medians of the last 20 iterations, as there.
-    """
+    def __init__(self, path: str | os.PathLike):
+        self._path = os.fspath(path)
+        self._file: IO[str] | None = None  # opened at the first write, after truncate()
+        self._last_written = -1
 
-    def write(self):
-        storage = get_event_storage()
-        histories = storage.histories()
-        _, of_loss = storage.latest().get("total_loss", (None, None))
-        if of_loss != storage.iter:  # writers also run after the last step
+    def truncate(self, first_iteration: int) -> None:
+        """Remove lines that the resumed run writes again, and a line that was cut off when the run was killed.
+
+        Args:
+            first_iteration: the first iteration that is written again. Call before the first write.
+        """
+        if not PathManager.exists(self._path):
             return
-        self.logger.info("  ".join([*self._when(storage), *_losses(histories, self._window_size), *_rest(histories)]))
+        with PathManager.open(self._path) as file:
+            lines = [(line, _iteration(line)) for line in file]
+        kept = [(line, at) for line, at in lines if at is not None and at < first_iteration]
+        if len(kept) < len(lines):
+            atomic_write_text(self._path, "".join(line for line, _ in kept))
+        self._last_written = max((at for _, at in kept), default=-1)
 
-    def _when(self, storage):
-        eta = self._get_eta(storage)
-        if eta:
-            yield f" eta: {eta}"
+    def write(self) -> None:
+        lines: dict[int, dict[str, float]] = {}
+        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(WINDOW).items():
+            if iteration > self._last_written:
+                lines.setdefault(iteration, {"iteration": iteration})[name] = value
+        if not lines:
+            return
+        self._last_written = max(lines)
+        if self._file is None:
+            self._file = PathManager.open(self._path, "a")
+        self._file.writelines(json.dumps(line, sort_keys=True) + "\n" for line in lines.values())
+        self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class PeriodicWriter(hooks.PeriodicWriter):
+    """Detectron2's hook; when a run is resumed, files of metrics are cut where the run goes on."""
+
+    def __init__(self, writers: list[EventWriter], period: int):
+        super().__init__(writers, period)
+        self._metrics = [writer for writer in writers if isinstance(writer, MetricsWriter)]
+
+    def before_train(self) -> None:
+        if self.trainer.is_resumed:
+            for writer in self._metrics:
+                # The hooks after the checkpoint run again for the iteration before the first.
+                writer.truncate(self.trainer.start_iter - 1)
+
+
+class ProgressPrinter(EventWriter):
+    """Prints what Detectron2's ``CommonMetricPrinter`` does, and epochs, images per second and positives by level."""
+
+    def __init__(self, max_iter: int):
+        self._max_iter = max_iter
+        self._logger = logging.getLogger("detectron2.utils.events")
+
+    def write(self) -> None:
+        storage = get_event_storage()
+        _, iteration = storage.latest().get("total_loss", (None, None))
+        if iteration == storage.iter:  # writers also run after the last step
+            self._logger.info(" " + "  ".join(self._parts(storage)))
+
+    def _parts(self, storage: EventStorage) -> Iterator[str]:
+        histories = storage.histories()
+
+        def latest(name: str, text: str, scale: float = 1) -> Iterator[str]:
+            if name in histories:
+                yield text.format(histories[name].latest() * scale)
+
+        if "time" in histories:
+            seconds = histories["time"].median(1000) * (self._max_iter - storage.iter - 1)
+            storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
+            yield f"eta: {datetime.timedelta(seconds=int(seconds))}"
         yield f"iter: {storage.iter}"
-        if "epoch" in storage.histories():
-            yield f"epoch: {storage.history('epoch').latest():.2f}"
+        yield from latest("epoch", "epoch: {:.2f}")
+        for name, history in list(histories.items()):
+            if "loss" in name and "/" not in name:  # an evaluation has a "/" in its names, and a line of its own
+                yield f"{name}: {history.median(WINDOW):.4g}"
+        if "time" in histories:
+            yield f"time: {histories['time'].global_avg():.4f}"
+        if "data_time" in histories:
+            yield f"data_time: {histories['data_time'].avg(WINDOW):.4f}"
+        yield from latest("images_per_second", "images/s: {:.4g}")
+        yield f"lr: {histories['lr'].latest():.5g}" if "lr" in histories else "lr: N/A"
+        levels = [name for name in histories if name.startswith(_POSITIVES)]
+        if levels:
+            counts = (f"{name.removeprefix(_POSITIVES)} {histories[name].latest():.3g}" for name in levels)
+            yield f"positives: {', '.join(counts)}"
+        yield from latest("images_without_boxes", "without boxes: {:.0f}%", 100)
+        yield from latest("max_mem_mb", "max_mem: {:.0f}M")
 
 
-def _losses(histories, window):
-    # Those of an evaluation have a "/", and a line of their own.
-    for name, history in list(histories.items()):
-        if "loss" in name and "/" not in name:
-            yield f"{name}: {history.median(window):.4g}"
-
-
-def _rest(histories):
-    def latest(name, text, scale=1):
-        if name in histories:
-            yield text.format(histories[name].latest() * scale)
-
-    if "time" in histories:
-        yield f"time: {histories['time'].global_avg():.4f}"
-    if "data_time" in histories:
-        yield f"data_time: {histories['data_time'].avg(20):.4f}"
-    yield from latest("images_per_second", "images/s: {:.4g}")
-    yield f"lr: {histories['lr'].latest():.5g}" if "lr" in histories else "lr: N/A"
-    levels = [name for name in histories if name.startswith(_POSITIVES)]
-    if levels:
-        counts = (f"{name.removeprefix(_POSITIVES)} {histories[name].latest():.3g}" for name in levels)
-        yield f"positives: {', '.join(counts)}"
-    yield from latest("images_without_boxes", "without boxes: {:.0f}%", 100)
-    yield from latest("max_mem_mb", "max_mem: {:.0f}M")
+def _iteration(line: str) -> int | None:
+    try:
+        return json.loads(line)["iteration"]
+    except (ValueError, KeyError, TypeError):  # cut off when the run was killed
+        return None

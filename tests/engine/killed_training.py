@@ -24,17 +24,17 @@ import torch
 from torch import distributed as dist
 
 import retina_plugin  # noqa: F401  makes Detectron2 importable
-from retina_plugin.core import files as writing
+from retina_plugin.checkpoint import checkpointer as checkpointing
 from retina_plugin.engine import EXIT_INTERRUPTED, RetinaTrainer, TrainingInterrupted
+from retina_plugin.engine.writers import MetricsWriter, PeriodicWriter
 from retina_plugin.modeling import RETINANET_HEAD_REGISTRY, RetinaNetHead
 from tests.checkpoint.killed import Killer
 from tests.engine.tiny import tiny_config, write_pets
 
-from detectron2.engine import HookBase, hooks  # isort: skip
+from detectron2.engine import HookBase  # isort: skip
 from detectron2.utils import comm  # isort: skip
-from detectron2.utils.events import JSONWriter  # isort: skip
 
-MOMENTS = ("step", "write", "replace", "evaluation", "signal")  # a signal is SIGTERM, and for the last process alone
+MOMENTS = ("step", "write", "replace", "evaluation", "record", "signal")  # a signal is SIGTERM, and for the last process alone
 PHASES = ("starts", "trains", "writes a checkpoint", "evaluates")
 ITERATIONS = 14
 
@@ -91,7 +91,8 @@ def config(folder, output, args):
     model = ("MODEL.RESNETS.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", 0, "MODEL.RETINANET.HEAD_NAME", "DropoutHead")
     run = ("SOLVER.MAX_ITER", ITERATIONS, "SOLVER.STEPS", (6, 10), "SOLVER.WARMUP_ITERS", 3, "SOLVER.BASE_LR", 0.01)
     save = ("SOLVER.CHECKPOINT_PERIOD", 3, "TEST.EVAL_PERIOD", 3, "SEED", args.seed, "OUTPUT_DIR", output)
-    test = ("MODEL.RETINANET.SCORE_THRESH_TEST", 0.0, "TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 2)
+    test = ("TEST.BEST_CHECKPOINT.METRIC", "bbox/AP", "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0)
+    test += ("TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 2)
     return tiny_config(Path(folder), *data, *model, *run, *save, *test)
 
 
@@ -122,7 +123,8 @@ def arm(moment, trainer, progress):
     def killing_replace(*names):
         nonlocal count
         replace(*names)
-        if is_due() and names[1].endswith(("pth", "last_checkpoint")):
+        kinds = ("pth", "last_checkpoint") if phase == "replace" else ("run_state.json",)
+        if is_due() and names[1].endswith(kinds):
             count += 1
             if count == int(number):
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -140,7 +142,7 @@ def arm(moment, trainer, progress):
         trainer.run_step = signalled_step
     elif phase == "write":
         torch.save = killing_save
-    elif phase == "replace":
+    elif phase in ("replace", "record"):
         os.replace = killing_replace
     else:
         trainer.model.register_forward_pre_hook(killing_inference)
@@ -148,7 +150,7 @@ def arm(moment, trainer, progress):
 
 def observe(progress):
     """Tell the parent of checkpoints and evaluations, which are no hooks of their own."""
-    atomic_write, test = writing.atomic_write, RetinaTrainer.test.__func__
+    atomic_write, test = checkpointing.atomic_write, RetinaTrainer.test.__func__
 
     def observed_write(*args):
         progress.set("writes a checkpoint")
@@ -161,7 +163,7 @@ def observe(progress):
         progress.set("trains")
         return result
 
-    writing.atomic_write = observed_write
+    checkpointing.atomic_write = observed_write
     RetinaTrainer.test = classmethod(observed_test)
 
 
@@ -182,7 +184,7 @@ def work(rank, folder, output, args, progress, moment):
     trainer = RetinaTrainer(cfg)
     trainer.register_hooks([Observed(f"{output}.losses", progress)])
     if rank == 0:
-        trainer.register_hooks([hooks.PeriodicWriter([JSONWriter(f"{output}/often.json")], period=2)])
+        trainer.register_hooks([PeriodicWriter([MetricsWriter(f"{output}/often.json")], period=2)])
     trainer.resume_or_load(resume=True)
     if moment:
         arm(moment, trainer, progress)

@@ -23,16 +23,17 @@ def run(rootpath, folder, *arguments):
 
 @pytest.mark.slow
 def test_losses_weights_state_and_metrics_are_those_of_an_uninterrupted_run(request, tmp_path, seed):
-    """With flips, several scales, BN, precise BN, dropout, and kills in a step, a checkpoint and an evaluation."""
-    moments = ("step 0 4", "write 0.6 5", "replace 1 5", "evaluation 3 8")
+    """Flips, several scales, BN, precise BN, dropout; killed in a step, a checkpoint, an evaluation and after it."""
+    moments = ("step 0 4", "write 0.6 5", "replace 1 5", "evaluation 3 8", "record 1 11")
     lines = run(request.config.rootpath, tmp_path, "--seed", seed % 10**6, "--workers", 2, "--moments", *moments)
-    assert lines[:4] == [
+    assert lines[:5] == [
         "kill 1: trains, iteration 4",
         "kill 2: writes a checkpoint, iteration 5",
         "kill 3: writes a checkpoint, iteration 5",
         "kill 4: evaluates, iteration 8",
+        "kill 5: trains, iteration 11",
     ]
-    assert lines[4].endswith("differences: 0")
+    assert lines[5].endswith("differences: 0")
 
 
 @pytest.mark.slow

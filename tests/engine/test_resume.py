@@ -6,11 +6,12 @@ import os
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
-from detectron2.utils.events import EventStorage, JSONWriter
+from detectron2.utils.events import EventStorage
 
 from retina_plugin.checkpoint import CheckpointError
 from retina_plugin.engine import RetinaTrainer
-from retina_plugin.engine.resume import cut_metrics, metrics_state, restore_metrics
+from retina_plugin.engine.resume import metrics_state, restore_metrics
+from retina_plugin.engine.writers import MetricsWriter
 
 from .tiny import tiny_config
 
@@ -124,14 +125,17 @@ def test_metrics_of_iterations_that_come_again_are_cut(tmp_path):
     lines = [{"iteration": i, "total_loss": i + 0.5} for i in (1, 3, 5)]
     lines += [{"iteration": 2, "bbox/AP": 1.0}, {"iteration": 4, "bbox/AP": 2.0}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"iteration": 6, "tot')
-    writer = JSONWriter(str(path))
-    cut_metrics(writer, 4)
+    writer = MetricsWriter(path)
+    writer.truncate(4)
     assert [json.loads(line)["iteration"] for line in path.read_text().splitlines()] == [1, 3, 2]
     with EventStorage(4) as storage:
+        storage.iter = 2
+        storage.put_scalar("bbox/AP", 1.0, smoothing_hint=False)  # restored, and in the file already
+        storage.iter = 4
         storage.put_scalar("total_loss", 9.0)
         writer.write()
     writer.close()
-    assert json.loads(path.read_text().splitlines()[-1]) == {"iteration": 4, "total_loss": 9.0}
+    assert [json.loads(line) for line in path.read_text().splitlines()[3:]] == [{"iteration": 4, "total_loss": 9.0}]
     assert os.listdir(tmp_path) == ["metrics.json"]
 
 

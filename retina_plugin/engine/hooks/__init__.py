@@ -1,6 +1,6 @@
-"""Hooks that watch a training: validation loss, best checkpoint, early stopping, progress."""
+"""Hooks: validation loss, best checkpoint, early stopping, progress."""
 
-from retina_plugin.engine.hooks.build import with_watching_hooks
-from retina_plugin.engine.hooks.watched_metric import TrainingEnded
+from retina_plugin.engine.hooks.build import build_monitoring_hooks
+from retina_plugin.engine.hooks.early_stopping import TrainingEnded
 
-__all__ = ["TrainingEnded", "with_watching_hooks"]
+__all__ = ["TrainingEnded", "build_monitoring_hooks"]

@@ -1,51 +1,35 @@
-"""Where the hooks that watch stand among Detectron2's."""
+"""Adds validation, best-checkpoint and progress hooks, in dependency order."""
 
-from detectron2.engine import hooks
+from functools import partial
+
+from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.utils import comm
 
+from retina_plugin.engine.hooks.best_checkpoint import BestCheckpoint
+from retina_plugin.engine.hooks.early_stopping import EarlyStopping
 from retina_plugin.engine.hooks.progress import Progress
 from retina_plugin.engine.hooks.validation_loss import ValidationLoss
-from retina_plugin.engine.hooks.watched_metric import WatchedMetric
+from retina_plugin.engine.run_state import RunState
 
 
-def metric_period(cfg):
-    """Iterations between two evaluations that give ``TEST.BEST_CHECKPOINT.METRIC``; 0: the one at the end alone."""
-    of_losses = cfg.TEST.BEST_CHECKPOINT.METRIC.startswith("validation/")
-    return cfg.TEST.VAL_LOSS_PERIOD if of_losses else cfg.TEST.EVAL_PERIOD
-
-
-def with_watching_hooks(trainer, made):
-    """Add the hooks that the configuration asks for.
-
-    Args:
-        trainer: a ``DefaultTrainer``.
-        made: list of the hooks that it has built.
-
-    Returns:
-        list of hooks in an order in which each finds what it needs: evaluations, their judge, writers.
+def build_monitoring_hooks(trainer: DefaultTrainer, run_state: RunState) -> list[HookBase]:
+    """Build the hooks whose place is after the evaluation and before the writers.
 
     Raises:
-        ConfigError: of :class:`ValidationLoss`.
+        ConfigError: see :class:`ValidationLoss`.
     """
-    cfg = trainer.cfg
-    writers = [hook for hook in made if isinstance(hook, hooks.PeriodicWriter)]
-    added = []
-    if cfg.TEST.VAL_LOSS_PERIOD > 0:
-        added.append(hooks.EvalHook(cfg.TEST.VAL_LOSS_PERIOD, ValidationLoss(cfg, trainer.model)))
-    if cfg.TEST.BEST_CHECKPOINT.METRIC:
-        added.append(
-            WatchedMetric(
-                cfg.TEST.BEST_CHECKPOINT.METRIC,
-                cfg.TEST.BEST_CHECKPOINT.MODE,
-                period=metric_period(cfg),
-                checkpointer=trainer.checkpointer,
-                patience=cfg.TEST.EARLY_STOPPING.PATIENCE,
-                min_delta=cfg.TEST.EARLY_STOPPING.MIN_DELTA,
-            )
-        )
+    cfg, test = trainer.cfg, trainer.cfg.TEST
+    built: list[HookBase] = []
+    if test.VAL_LOSS_PERIOD > 0:
+        validate = partial(run_state.evaluate, "validation_loss", trainer, ValidationLoss(cfg, trainer.model))
+        built.append(hooks.EvalHook(test.VAL_LOSS_PERIOD, validate))
+    metric, mode = test.BEST_CHECKPOINT.METRIC, test.BEST_CHECKPOINT.MODE
+    if metric:
+        period = test.VAL_LOSS_PERIOD if metric.startswith("validation/") else test.EVAL_PERIOD
+        patience, min_delta = test.EARLY_STOPPING.PATIENCE, test.EARLY_STOPPING.MIN_DELTA
+        built.append(BestCheckpoint(period, trainer.checkpointer, metric, mode, run_state))
+        built.append(EarlyStopping(period, trainer.checkpointer, metric, mode, patience, min_delta))
     if comm.is_main_process():
-        size = getattr(trainer.data_loader, "num_images", None)  # another project's loader may not tell
-        added.append(Progress(cfg.LOG_PERIOD, cfg.SOLVER.IMS_PER_BATCH, size))
-    for hook in writers:
-        hook._period = cfg.LOG_PERIOD  # 20 in Detectron2, whatever the configuration says
-    return [hook for hook in made if hook not in writers] + added + writers
+        num_images = getattr(trainer.data_loader, "num_images", None)  # a project's loader may not know
+        built.append(Progress(cfg.LOG_PERIOD, cfg.SOLVER.IMS_PER_BATCH, num_images))
+    return built

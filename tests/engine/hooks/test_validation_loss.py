@@ -9,6 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import build_model
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, pairwise_iou
 from detectron2.utils.events import EventStorage
 from fvcore.nn import sigmoid_focal_loss
@@ -40,7 +41,7 @@ def brute_force(cfg, model, boxes_of):
         image, (kept, classes) = batch[0], boxes_of[batch[0]["image_id"]]
         features = model.backbone(model.preprocess_image(batch).tensor)
         features = [features[name] for name in model.head_in_features]
-        logits, deltas = model.head(features)
+        logits, deltas, _ = model.head(features)
         logits = torch.cat([x.unflatten(1, (-1, 3)).permute(0, 3, 4, 1, 2).reshape(-1, 3) for x in logits])
         deltas = torch.cat([x.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).reshape(-1, 4) for x in deltas])
         anchors = Boxes.cat(model.anchor_generator(features))
@@ -55,7 +56,7 @@ def brute_force(cfg, model, boxes_of):
             positive = (best >= 0.5) | (iou == iou.amax(dim=1, keepdim=True)).any(dim=0)
             ignored = (best >= 0.4) & ~positive
             target[positive, torch.tensor(classes)[index[positive]]] = 1
-            expected = model.postprocessor.box2box_transform.get_deltas(
+            expected = Box2BoxTransform(cfg.MODEL.RETINANET.BBOX_REG_WEIGHTS).get_deltas(
                 anchors.tensor[positive], boxes.tensor[index[positive]]
             )
             sums[1] += (deltas[positive] - expected).abs().sum(dtype=torch.float64).item()
@@ -158,7 +159,5 @@ def test_a_set_without_boxes_is_refused_before_training(pets, config):
     path = pets / "annotations" / "instances_pets.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
     cfg = small_cfg(config, pets / "output", "TEST.VAL_LOSS_PERIOD", 5)
-    with pytest.raises(
-        ConfigError, match="VAL_LOSS_PERIOD is 5, but data set 'pets' of DATASETS.TEST has no boxes"
-    ):
+    with pytest.raises(ConfigError, match="VAL_LOSS_PERIOD is 5, but data set 'pets' of DATASETS.TEST has no boxes"):
         ValidationLoss(cfg, make_model(cfg))

@@ -1,6 +1,5 @@
 """The classification loss, forward and backward, from the head's output of every level."""
 
-import math
 from functools import cached_property, partial
 
 import torch
@@ -14,7 +13,7 @@ from torchvision.models.detection.retinanet import RetinaNetClassificationHead
 from benchmarks import inputs, options
 from benchmarks.case import Case, Step, copy_step, require_close
 from retina_plugin import add_retina_config
-from retina_plugin.losses import build_classification_loss
+from retina_plugin.losses import LossContext, Targets, build_classification_loss
 from retina_plugin.modeling.head import per_anchor
 
 A, ALPHA, NORMALIZER = 9, 0.25, 100.0
@@ -143,11 +142,9 @@ class LossCase(Case):
         cfg.merge_from_list([word for key, value in keys.items() for word in (f"MODEL.RETINANET.{key}", value)])
         cfg.merge_from_list(list(LOSSES[self.loss][0]))
         loss = build_classification_loss(cfg).to(self.device)
-        shapes = [(h, w, A) for h, w in inputs.level_shapes(self.size)]
-        levels = labels.split([math.prod(shape) for shape in shapes], dim=1)
-        by_level = [level.unflatten(1, shape) for level, shape in zip(levels, shapes)]
-        normalizer = torch.tensor(NORMALIZER, device=self.device)
-        return lambda logits: loss([per_anchor(x, self.classes) for x in logits], by_level, _no_boxes, normalizer)
+        targets = Targets(labels, torch.zeros(1, 1, 4, device=self.device).expand(*labels.shape, 4))
+        context, normalizer = LossContext(_no_boxes), torch.tensor(NORMALIZER, device=self.device)
+        return lambda logits: loss([per_anchor(x, self.classes) for x in logits], targets, context, normalizer)
 
     def _fvcore(self, labels, suffix):
         """As Detectron2's ``RetinaNet.losses`` does it, which takes the compiled function."""

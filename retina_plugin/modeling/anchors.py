@@ -14,14 +14,15 @@ from detectron2.modeling import ANCHOR_GENERATOR_REGISTRY
 from detectron2.modeling.anchor_generator import BufferList, DefaultAnchorGenerator
 from torch import Tensor
 
+_PerLevel = Sequence[Sequence[float]]
+
 
 @ANCHOR_GENERATOR_REGISTRY.register()
 class TorchvisionAnchorGenerator(DefaultAnchorGenerator):
     """Generates torchvision's anchors: corners in whole pixels, strides from the padded image.
 
-    The stride of a level is the integer quotient of padded side and number of cells, for rows and columns each. If the
-    side is not a multiple of the nominal stride, the quotient is smaller. The nominal stride of the first level must
-    divide both sides, which the padding for the pyramid ensures.
+    The stride of a level is the integer quotient of padded side and number of cells, for rows and columns each. It is
+    smaller than the nominal stride if that does not divide the side; the first nominal stride must divide both sides.
     """
 
     def generate_cell_anchors(self, sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
@@ -36,10 +37,8 @@ class TorchvisionAnchorGenerator(DefaultAnchorGenerator):
         image = [cells * self.strides[0] for cells in grid_sizes[0]]
         anchors = []
         for cells, cell_anchors in zip(grid_sizes, self.cell_anchors):
-            rows, columns = (
-                torch.arange(number, device=cell_anchors.device) * (side // number)
-                for number, side in zip(cells, image)
-            )
+            numbers = [torch.arange(number, device=cell_anchors.device) for number in cells]
+            rows, columns = (number * (side // len(number)) for number, side in zip(numbers, image))
             y, x = torch.meshgrid(rows, columns, indexing="ij")
             shifts = torch.stack([x, y, x, y], dim=2).view(-1, 1, 4)
             anchors.append((shifts + cell_anchors).view(-1, 4))
@@ -55,9 +54,7 @@ class DetectronAnchorGenerator(DefaultAnchorGenerator):
     ``MODEL.ANCHOR_GENERATOR.OFFSET`` must be 0.5.
     """
 
-    def _calculate_anchors(
-        self, sizes: Sequence[Sequence[float]], aspect_ratios: Sequence[Sequence[float]]
-    ) -> BufferList:
+    def _calculate_anchors(self, sizes: _PerLevel, aspect_ratios: _PerLevel) -> BufferList:
         return BufferList([_multiples_of_rounded_boxes(*level) for level in zip(sizes, aspect_ratios, self.strides)])
 
 

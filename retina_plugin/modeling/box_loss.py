@@ -21,7 +21,7 @@ class BoxLoss(Protocol):
     """Computes the sum of the box losses of all positive anchors.
 
     ``BOX_LOSS_REGISTRY`` has functions ``f(cfg, box_coder) -> BoxLoss``; ``MODEL.RETINANET.BBOX_REG_LOSS_TYPE`` names
-    one. A ``BoxLoss`` with parameters or buffers is an ``nn.Module``.
+    one.
     """
 
     def __call__(self, deltas: Tensor, anchors: Tensor, gt_boxes: Tensor, positive: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from retina_plugin.config.registries import RETINANET_HEAD_REGISTRY
 
+Norm = str | Callable[[int], nn.Module]  # what ``detectron2.layers.get_norm`` takes
+
 
 class HeadOutput(NamedTuple):
     """The predictions of all levels.
@@ -66,7 +68,7 @@ class RetinaNetHead(nn.Module):
         num_classes: int,
         num_anchors: int,
         conv_dims: Sequence[int],
-        norm: str | Callable[[int], nn.Module] = "",
+        norm: Norm = "",
         prior_prob: float = 0.01,
     ) -> None:
         """
@@ -75,15 +77,14 @@ class RetinaNetHead(nn.Module):
             num_classes: K, without background.
             num_anchors: A, anchors a cell.
             conv_dims: output channels of each 3x3 convolution of a tower.
-            norm: normalization after each convolution of the towers, as ``detectron2.layers.get_norm`` takes it. "BN"
-                and "SyncBN" keep statistics of their own for each level and share the affine parameters; every other
-                norm is shared by the levels.
-            prior_prob: pi, the probability of each class that training starts with. The bias of the last
-                classification layer starts at -log((1 - pi) / pi) (section 4.1, "Initialization").
+            norm: after each convolution of the towers, "" for none. "BN" and "SyncBN" have statistics of each level and
+                share the affine parameters; all levels share any other norm.
+            prior_prob: pi, the probability of each class that training starts with: the bias of ``cls_score`` starts at
+                -log((1 - pi) / pi) (section 4.1, "Initialization").
 
         Raises:
-            ValueError: prior_prob outside (0, 1), levels with different channels, channels that GN's 32
-                groups do not divide, unknown norm.
+            ValueError: prior_prob outside (0, 1), levels with different channels, unknown norm, GN without a multiple
+                of 32 channels.
         """
         super().__init__()
         if not 0 < prior_prob < 1:
@@ -107,9 +108,7 @@ class RetinaNetHead(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
                 nn.init.constant_(module.bias, prior_bias if module is self.cls_score else 0)
 
-    def _tower(
-        self, in_channels: int, conv_dims: Sequence[int], norm: str | Callable[[int], nn.Module]
-    ) -> nn.Sequential:
+    def _tower(self, in_channels: int, conv_dims: Sequence[int], norm: Norm) -> nn.Sequential:
         layers: list[nn.Module] = []
         for out_channels in conv_dims:
             layers.append(nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1))
@@ -119,7 +118,7 @@ class RetinaNetHead(nn.Module):
             in_channels = out_channels
         return nn.Sequential(*layers)
 
-    def _norm(self, norm: str | Callable[[int], nn.Module], channels: int) -> nn.Module:
+    def _norm(self, norm: Norm, channels: int) -> nn.Module:
         if norm in ("BN", "SyncBN"):
             # The levels have different statistics; the list cycles through one norm a level.
             bn_class = nn.BatchNorm2d if norm == "BN" else nn.SyncBatchNorm
@@ -136,8 +135,8 @@ class RetinaNetHead(nn.Module):
         num_anchors = set(build_anchor_generator(cfg, input_shape).num_cell_anchors)
         if len(num_anchors) != 1:
             raise ValueError(
-                "MODEL.ANCHOR_GENERATOR gives the levels different numbers of anchors a cell "
-                f"({sorted(num_anchors)}), and the head is shared by all levels"
+                f"MODEL.ANCHOR_GENERATOR has {sorted(num_anchors)} anchors a cell, but all levels share the head: give "
+                "every level the same number"
             )
         return {
             "input_shape": input_shape,

@@ -11,7 +11,7 @@ from retina_plugin.losses.targets import Targets
 from retina_plugin.modeling.assigners.max_iou import AnchorMatcher
 from retina_plugin.modeling.predictions import RawPredictions
 
-__all__ = ["ASSIGNER_REGISTRY", "AnchorMatcher", "Assigner", "build_assigner"]
+__all__ = ["AnchorMatcher", "Assigner", "build_assigner"]
 
 
 class Assigner(Protocol):

@@ -12,6 +12,8 @@ from detectron2.structures import Boxes
 from torch import Tensor
 from torch.nn import functional as F
 
+Pairs = tuple[Tensor, Tensor, Tensor]  # (iou, box, anchor) of P pairs: float32, int64 and int64 (P,)
+
 
 def overlap(box_start: Tensor, box_end: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """Compute the length that two intervals share, at least 0; broadcasts."""
@@ -47,12 +49,11 @@ class AnchorGrid:
             num_cell_anchors: A of each level, or None if unknown.
 
         Returns:
-            None if the anchors are not exactly a grid in the order (row, column, A), or not on the CPU: on a GPU, every
-            window would need a host synchronization.
+            None if the anchors are not exactly a grid in the order (row, column, A), or not on the CPU: each window of
+            :meth:`overlapping_pairs` would synchronize with a GPU.
         """
-        if any(level.device.type != "cpu" for level in anchors):
-            return None
-        if num_cell_anchors is None or len(num_cell_anchors) != len(anchors):
+        on_cpu = all(level.device.type == "cpu" for level in anchors)
+        if not on_cpu or num_cell_anchors is None or len(num_cell_anchors) != len(anchors):
             return None
         edges = [_find_edges(level.tensor, num) for level, num in zip(anchors, num_cell_anchors)]
         grids = [e for e in edges if e is not None]
@@ -77,9 +78,7 @@ class AnchorGrid:
         self.row_step = self.x.size * self.column_step
         _, self.first = _ragged_range(sizes.cumsum(0) - sizes, num_cell_anchors)
 
-    def overlapping_pairs(
-        self, boxes: Boxes, min_iou: float, with_best: bool
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def overlapping_pairs(self, boxes: Boxes, min_iou: float, with_best: bool) -> Iterator[Pairs]:
         """Find every pair of a box and an anchor with IoU >= min_iou.
 
         Args:
@@ -88,15 +87,14 @@ class AnchorGrid:
             with_best: also find every pair with the highest IoU of its box, if that is above 0.
 
         Yields:
-            (iou, box, anchor): float32, int64 and int64 tensors (P,) of P pairs, some with a lower IoU, even 0. All
-            pairs of a box are in the same tensors.
+            Pairs, some with a lower IoU, even 0. All pairs of a box are yielded at once.
         """
         # Boxes without area or with infinite area have an IoU of 0 with all anchors.
         with_area = (boxes.nonempty() & boxes.area().isfinite()).nonzero().squeeze(1)
         for block in with_area.split(self.BOXES_AT_ONCE):
             boxes_of_block = boxes[block]
             for windows in self._windows(boxes_of_block, min_iou, with_best):
-                iou, box, anchor = self._pairs(boxes_of_block, *windows)
+                iou, box, anchor = self._pairs(boxes_of_block, windows)
                 yield iou, block.index_select(0, box), anchor
 
     def nearest_iou(self, boxes: Boxes) -> Tensor:
@@ -137,17 +135,9 @@ class AnchorGrid:
         chunk = num_pairs.sum(dim=0).cumsum(0) // self.PAIRS_AT_ONCE  # (G,)
         return windows.split(chunk[box].unique_consecutive(return_counts=True)[1].tolist(), dim=1)
 
-    def _pairs(
-        self,
-        boxes: Boxes,
-        box: Tensor,
-        anchor_type: Tensor,
-        column: Tensor,
-        num_columns: Tensor,
-        row: Tensor,
-        num_rows: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The pairs of a chunk of windows, as :meth:`overlapping_pairs` yields them."""
+    def _pairs(self, boxes: Boxes, windows: Tensor) -> Pairs:
+        """All pairs of a chunk of windows."""
+        box, anchor_type, column, num_columns, row, num_rows = windows
         x0, y0, x1, y1 = boxes.tensor[box].unbind(1)
         of_column, column = _ragged_range(column, num_columns)
         of_row, row = _ragged_range(row, num_rows)
@@ -169,10 +159,7 @@ class _Axis:
     """Starts and ends of all anchors along x (positions are columns) or along y (positions are rows)."""
 
     def __init__(self, edges: Sequence[Tensor]) -> None:
-        """
-        Args:
-            edges: L tensors (2, A, positions), see :meth:`AnchorGrid.__init__`.
-        """
+        # L tensors (2, A, positions), see AnchorGrid.__init__.
         lengths = [end.double() - start.double() for start, end in edges]
         self.shortest = torch.cat([x.amin(dim=1) for x in lengths])  # (T,)
         self.longest = torch.cat([x.amax(dim=1) for x in lengths])

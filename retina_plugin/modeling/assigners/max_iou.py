@@ -50,9 +50,9 @@ class AnchorMatcher:
         """
         Args:
             num_classes: K, the label of background.
-            thresholds: T increasing IoU bounds in (0, 1].
-            labels: T + 1 labels of the intervals below, between and from the bounds on:
-                1 positive, 0 background, -1 ignored.
+            thresholds: increasing IoU bounds in (0, 1].
+            labels: one more than thresholds, of the intervals below, between and from the bounds on: 1 positive,
+                0 background, -1 ignored.
             allow_low_quality_matches: see above.
 
         Raises:
@@ -108,12 +108,7 @@ class AnchorMatcher:
 
     @torch.no_grad()
     def match(self, anchors: Boxes, gt_boxes: Boxes, grid: AnchorGrid | None = None) -> tuple[Tensor, Tensor]:
-        """Match R anchors to the G boxes of an image; G may be 0.
-
-        Args:
-            anchors: all anchors.
-            gt_boxes: XYXY in pixels.
-            grid: the grid that the anchors are on, if known.
+        """Match R anchors, on a grid if one is given, to the G boxes of an image; G may be 0.
 
         Returns:
             matched_idxs: int64 (R,), the box in 0..G-1 with the highest IoU to each anchor, the first of equals. For
@@ -130,10 +125,7 @@ class AnchorMatcher:
         return best_box.mul_(has_match), match_labels.masked_fill_(is_best_of_box, 1)
 
     def _search_all(self, anchors: Boxes, gt_boxes: Boxes, with_best: bool) -> tuple[Tensor, Tensor]:
-        """Rank (R,) of the best box of each anchor, and whether the anchor is the best of any box (R,).
-
-        Without ``with_best``, the latter is False for all.
-        """
+        """Rank (R,) of the best box of each anchor; ``with_best``, whether the anchor is the best of any box (R,)."""
         best, is_best_of_box = _no_matches(anchors)
         left, top, right, bottom = anchors.tensor.T.contiguous()
         anchor_area, box_area = anchors.area(), gt_boxes.area()

@@ -16,11 +16,8 @@ from torch.nn import functional as F
 def fold_frozen_bn(module: nn.Module) -> int:
     """Fold the ``FrozenBatchNorm2d`` of every Detectron2 ``Conv2d`` into the weight of the convolution (in place).
 
-    Modules, parameters and buffers stay the same objects with the same names. A norm that is a separate module, as in
-    the towers of a head, is not folded.
-
-    Returns:
-        The number of folded convolutions.
+    Modules, parameters and buffers stay the same objects with the same names; a norm outside of a ``Conv2d``, as in
+    the towers of a head, is not folded. Returns the number of folded convolutions.
     """
     # A subclass may compute something else, so types must be exact.
     convs = [m for m in module.modules() if type(m) is Conv2d and type(m.norm) is FrozenBatchNorm2d]
@@ -61,27 +58,18 @@ class _ScaledConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, geometry: tuple[Any, ...]) -> Tensor:
         output = F.conv2d(x, weight * scale, shift, *geometry)
-        ctx.geometry = geometry
+        ctx.stride, ctx.padding, ctx.dilation, ctx.groups = geometry
         ctx.save_for_backward(x.to(output.dtype), weight, scale)  # autocast changes the dtype of the convolution
         return output
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, Tensor | None, None]:
         x, weight, scale = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.geometry
         needs_x, needs_weight, _, needs_shift, _ = ctx.needs_input_grad
+        # Neither transposed nor with an output padding.
+        geometry = ([len(weight)], ctx.stride, ctx.padding, ctx.dilation, False, (0, 0), ctx.groups)
         grad_x, grad_weight, grad_shift = torch.ops.aten.convolution_backward(
-            grad,
-            x,
-            (weight * scale).to(x.dtype),
-            [len(weight)],
-            stride,
-            padding,
-            dilation,
-            False,  # not transposed
-            (0, 0),
-            groups,
-            (needs_x, needs_weight, needs_shift),
+            grad, x, (weight * scale).to(x.dtype), *geometry, (needs_x, needs_weight, needs_shift)
         )
         if needs_weight:
             grad_weight = grad_weight * scale

@@ -14,14 +14,9 @@ TOP_BLOCK_IN_FEATURES = ("res5", "p5")
 
 
 class PaddedFPN(FPN):
-    """Detectron2's FPN for images padded to multiples of a given size, in place of the stride of C5."""
+    """Adds ``size_divisibility``, the multiple in pixels that images are padded to, to Detectron2's ``FPN``."""
 
     def __init__(self, *, size_divisibility: int, **fpn: Any) -> None:
-        """
-        Args:
-            size_divisibility: in pixels.
-            fpn: arguments of Detectron2's ``FPN``.
-        """
         super().__init__(**fpn)
         self._multiple = size_divisibility
 
@@ -47,10 +42,6 @@ def build_p3p7_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Padd
     ``MODEL.FPN.TOP_BLOCK_RELU: False``. ``MODEL.RESNETS`` selects ResNet-18 to 152 or ResNeXt, ``MODEL.FPN`` channels
     and normalization. Parameter names are those of Detectron2's ``build_retinanet_resnet_fpn_backbone``.
 
-    Args:
-        cfg: with the keys of ``add_retina_config``.
-        input_shape: the number of image channels.
-
     Returns:
         Module: images (N, C, H, W), H and W multiples of 32 -> dict of "p3".."p7" (also "p2" if
         ``MODEL.FPN.IN_FEATURES`` starts at res2), each (N, OUT_CHANNELS, ceil(H / stride), ceil(W / stride)).
@@ -63,10 +54,8 @@ def build_p3p7_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Padd
     in_features, out_channels = cfg.MODEL.FPN.IN_FEATURES, cfg.MODEL.FPN.OUT_CHANNELS
     top_in_feature = cfg.MODEL.FPN.TOP_BLOCK_IN_FEATURE
     if top_in_feature not in TOP_BLOCK_IN_FEATURES:
-        raise ValueError(
-            f"MODEL.FPN.TOP_BLOCK_IN_FEATURE is '{top_in_feature}'; P6 is made from "
-            f"{' or '.join(TOP_BLOCK_IN_FEATURES)}"
-        )
+        known = " or ".join(TOP_BLOCK_IN_FEATURES)
+        raise ValueError(f"MODEL.FPN.TOP_BLOCK_IN_FEATURE is '{top_in_feature}'; P6 is made from {known}")
     if cfg.MODEL.FPN.SIZE_DIVISIBILITY < 32 or cfg.MODEL.FPN.SIZE_DIVISIBILITY % 32:
         raise ValueError(f"MODEL.FPN.SIZE_DIVISIBILITY must be a multiple of 32, got {cfg.MODEL.FPN.SIZE_DIVISIBILITY}")
     bottom_up = build_resnet_backbone(cfg, input_shape)

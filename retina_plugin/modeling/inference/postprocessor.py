@@ -69,7 +69,7 @@ class Postprocessor:
         """Detect the objects of N images.
 
         Args:
-            anchors: L ``Boxes`` of Rl anchors.
+            anchors: Rl anchors of each of L levels.
             logits: L float tensors (N, Hl, Wl, A, K); scores of half precision are computed in float32.
             deltas: L float tensors (N, Hl, Wl, A, 4); decoded in the anchors' precision.
             image_sizes: N pairs (height, width) of the unpadded images, in pixels.
@@ -78,19 +78,16 @@ class Postprocessor:
             For each image, ``pred_boxes`` (XYXY in pixels of the network's input, clipped only if ``clip_before_nms``),
             ``scores`` (descending) and ``pred_classes``.
         """
-        return [
-            self._detect(anchors, [x[i] for x in logits], [x[i] for x in deltas], size)
-            for i, size in enumerate(image_sizes)
-        ]
+        images = range(len(image_sizes))
+        levels = [[(a, x[i], d[i]) for a, x, d in zip(anchors, logits, deltas)] for i in images]
+        return [self._detect(levels[i], image_sizes[i]) for i in images]
 
-    def _detect(
-        self, anchors: Sequence[Boxes], logits: list[Tensor], deltas: list[Tensor], image_size: tuple[int, int]
-    ) -> Instances:
-        levels = [self._candidates(*level) for level in zip(anchors, logits, deltas)]
-        scores, classes, all_deltas, all_anchors = (torch.cat(parts) for parts in zip(*levels))
+    def _detect(self, levels: list[tuple[Boxes, Tensor, Tensor]], image_size: tuple[int, int]) -> Instances:
+        found = [self._candidates(*level) for level in levels]
+        scores, classes, deltas, anchors = (torch.cat(parts) for parts in zip(*found))
         candidates = Instances(
             image_size,
-            pred_boxes=Boxes(self.box_coder.decode(all_deltas.to(all_anchors.dtype), all_anchors)),
+            pred_boxes=Boxes(self.box_coder.decode(deltas.to(anchors.dtype), anchors)),
             scores=scores.float(),
             pred_classes=classes,
         )

@@ -134,5 +134,5 @@ class DetectorCase(Case):
 def convolutions(model, images):
     """What backbone and head make of normalized images (N, 3, H, W): logits and deltas of all levels, as a list."""
     features = model.backbone(images)
-    logits, deltas = model.head([features[f] for f in model.head_in_features])
+    logits, deltas = model.head([features[f] for f in model.head_in_features])[:2]
     return [*logits, *deltas]

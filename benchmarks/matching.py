@@ -46,17 +46,17 @@ class MatchingCase(Case):
 
     def step(self, side):
         if side == PLUGIN:
-            return self._detector(skeleton(plugin_config(self.device, SMALL)))
+            plugin = skeleton(plugin_config(self.device, SMALL))
+            num_cell_anchors = plugin.anchor_generator.num_cell_anchors
+            assign = partial(plugin.assigner, self._anchors(plugin), self.instances, num_cell_anchors=num_cell_anchors)
+            return Step(assign, outcome=lambda targets: _outcome((targets.labels, targets.boxes)))
         detectron2 = skeleton(detectron2_config(self.device, SMALL))
-        if side == DETECTRON2:
-            return self._detector(detectron2)
         anchors = self._anchors(detectron2)
+        if side == DETECTRON2:
+            return Step(partial(detectron2.label_anchors, anchors, self.instances), outcome=_outcome)
         if side == TORCHVISION:
             return Step(partial(_torchvision, Boxes.cat(anchors).tensor, self.instances), outcome=_outcome)
         return copy_step(_outcome(detectron2.label_anchors(anchors, self.instances)).values())
-
-    def _detector(self, model):
-        return Step(partial(model.label_anchors, self._anchors(model), self.instances), outcome=_outcome)
 
     def _anchors(self, model):
         return model.anchor_generator(

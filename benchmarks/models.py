@@ -119,7 +119,8 @@ def _normalize_activations(model, images):
 
 
 def _spread_predictions(model, features):
-    logits, deltas = (torch.cat([x.flatten() for x in outputs]) for outputs in model.head(features))  # no bias so far
+    # No bias so far.
+    logits, deltas = (torch.cat([x.flatten() for x in outputs]) for outputs in model.head(features)[:2])
     model.head.bbox_pred.weight.mul_(0.3 / deltas.std())
     model.head.cls_score.weight.div_(logits.std())
     threshold = (logits / logits.std()).kthvalue(len(logits) - _CANDIDATES).values

@@ -190,9 +190,9 @@ def test_what_all_rows_share(name):
     built, cfg = model(name), config(name)
     assert built.num_classes == CLASSES and built.head_in_features == ["p3", "p4", "p5", "p6", "p7"]
     assert built.loss_normalizer.mode == "positives"
-    assert built.anchor_matcher.allow_low_quality_matches is False
-    assert (built.anchor_matcher.thresholds, built.anchor_matcher.labels) == ([0.4, 0.5], [0, -1, 1])
-    box_loss = built.box_regression_loss
+    assert built.assigner.allow_low_quality_matches is False
+    assert (built.assigner.thresholds, built.assigner.labels) == ([0.4, 0.5], [0, -1, 1])
+    box_loss = built.box_loss
     assert box_loss.loss_type == "smooth_l1" and box_loss.smooth_l1_beta == pytest.approx(1 / 9, rel=0.02)
     assert [type(m).__name__ for m in built.head.cls_subnet] == ["Conv2d", "ReLU"] * 4
     assert cfg.MODEL.RETINANET.PRIOR_PROB == 0.01

@@ -21,7 +21,14 @@ from retina_plugin.checkpoint.converters.torchvision import CONFIG
 from retina_plugin.modeling import TorchvisionAnchorGenerator
 from retina_plugin.modeling.assigners.anchor_grid import AnchorGrid
 
-from .converted import IMAGENET_RGB, compare_detections, convert_file, load_converted, read_config
+from .converted import (
+    IMAGENET_RGB,
+    compare_detections,
+    convert_file,
+    load_converted,
+    read_config,
+    set_decidable_nms,
+)
 
 NETWORK = (*IMAGENET_RGB, "MODEL.RESNETS.STRIDE_IN_1X1", False)
 SMALL = (*models.SMALL, *IMAGENET_RGB)
@@ -61,17 +68,17 @@ def compare(title, source, stem, label_of_class):
     as_floats = [image.double() / 255 for image in images]
     expected = source.head(list(source.backbone(source.transform(as_floats)[0].tensors).values()))
     for ours, tolerance in ((single, 1e-4), (double, 1e-10)):
-        features = ours.backbone(ours.preprocess_image([{"image": x} for x in images]).tensor)
-        logits, deltas = ours._by_anchor(ours.head([features[f] for f in ours.head_in_features]))
+        predictions = ours.raw_predictions([{"image": x} for x in images])
         for name, values, theirs in (
-            ("logits", logits, expected["cls_logits"][..., label_of_class]),
-            ("deltas", deltas, expected["bbox_regression"]),
+            ("logits", predictions.logits, expected["cls_logits"][..., label_of_class]),
+            ("deltas", predictions.deltas, expected["bbox_regression"]),
         ):
             values = torch.cat([x[..., RATIO_MAJOR, :].flatten(1, 3) for x in values], dim=1)
             error = ((values - theirs).abs().max() / theirs.abs().max()).item()
             print(f"{title}: {name} in {values.dtype} differ by {error:.1e} of the largest")
             assert error < tolerance
 
+    source.nms_thresh = set_decidable_nms(double, [{"image": image} for image in images])
     for image, theirs in zip(images, source(as_floats)):
         found = double([{"image": image, "height": SIZE[0], "width": SIZE[1]}])[0]["instances"]
         with_area = (theirs["boxes"][:, 2:] > theirs["boxes"][:, :2]).all(dim=1)  # Detectron2 drops the others

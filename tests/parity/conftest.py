@@ -83,7 +83,7 @@ def _normalize_activations(model):
 @torch.no_grad()
 def _spread_predictions(model):
     features = model.backbone(model.preprocess_image([_random_input(0, 1)]).tensor)
-    logits, deltas = model.head([features[f] for f in model.head_in_features])
+    logits, deltas = model.head([features[f] for f in model.head_in_features])[:2]
     for layer, outputs, spread in ((model.head.cls_score, logits, 1.0), (model.head.bbox_pred, deltas, 0.3)):
         layer.weight.mul_(spread / max(x.std() for x in outputs))
     model.head.cls_score.bias.fill_(-3.0)  # some detections, and none so sure that its score rounds to 1

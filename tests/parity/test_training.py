@@ -72,7 +72,8 @@ def test_labels_exactly(counts, make_pair, make_batch):
     features = [torch.zeros(1, 1, 256 // s, 256 // s) for s in (8, 16, 32, 64, 128)]
     anchors = ours.anchor_generator(features)
     instances = [x["instances"] for x in batch]
-    labels, boxes = ours.label_anchors(anchors, instances)
+    targets = ours.assigner(anchors, instances, num_cell_anchors=ours.anchor_generator.num_cell_anchors)
+    labels, boxes = targets.labels, targets.boxes
     their_labels, their_boxes = theirs.label_anchors(theirs.anchor_generator(features), instances)
     assert torch.equal(labels, torch.stack(their_labels))
     positive = (labels >= 0) & (labels < 80)

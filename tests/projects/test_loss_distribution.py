@@ -200,7 +200,7 @@ def forward_by_hand(model, cfg, dataset_name):
         features = list(model.backbone(model.preprocess_image([{"image": image}]).tensor).values())
         logits = [x[0].reshape(-1, model.num_classes, *x.shape[2:]) for x in model.head(features)[0]]  # (A, K, H, W)
         logits = torch.cat([x.permute(2, 3, 0, 1).reshape(-1, model.num_classes) for x in logits])
-        yield logits, model.label_anchors(model.anchor_generator(features), [truth])[0][0]
+        yield logits, model.assigner(model.anchor_generator(features), [truth]).labels[0]
 
 
 @torch.no_grad()

@@ -4,14 +4,52 @@ Importing this package registers every component with Detectron2: the backbone b
 ``build_p3p7_resnet_fpn_backbone``, the meta-architecture ``FocalRetinaNet`` and the quick-start data sets.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 # First: makes Detectron2 import on this machine, or says how to get it.
 from retina_plugin import detectron2_compat  # noqa: F401  isort: skip
 
 from retina_plugin import data, losses, modeling  # isort: skip
-from retina_plugin.config import add_retina_config, merge_config
-from retina_plugin.config.checks import check_config
-from retina_plugin.core.errors import ConfigError
+from retina_plugin.config import add_retina_config, get_cfg, merge_config
+from retina_plugin.core.errors import CheckpointError, ConfigError, UserError
+
+if TYPE_CHECKING:
+    from retina_plugin import checkpoint, config, engine, evaluation, model_zoo
+    from retina_plugin.engine.setup import check_config, load_config
 
 __version__ = "0.1.0"
 
-__all__ = ["ConfigError", "add_retina_config", "check_config", "data", "losses", "merge_config", "modeling"]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "UserError",
+    "add_retina_config",
+    "check_config",
+    "checkpoint",
+    "config",
+    "data",
+    "engine",
+    "evaluation",
+    "get_cfg",
+    "load_config",
+    "losses",
+    "merge_config",
+    "model_zoo",
+    "modeling",
+]
+
+_LAZY = {"check_config": "engine.setup", "load_config": "engine.setup"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import engine, evaluation, checkpoint and model zoo when they are first used."""
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"retina_plugin.{_LAZY[name]}"), name)
+    if name in __all__:
+        return importlib.import_module(f"retina_plugin.{name}")
+    raise AttributeError(f"module 'retina_plugin' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,7 +5,7 @@ from detectron2.config import CfgNode
 from retina_plugin.core.errors import ConfigError
 
 
-def add_retina_config(cfg):
+def add_retina_config(cfg: CfgNode) -> None:
     """Add the plugin's keys, with their defaults, to a Detectron2 ``CfgNode`` (in place).
 
     Every other key of RetinaNet is Detectron2's own (``MODEL.RETINANET``, ``MODEL.FPN``,
@@ -13,6 +13,9 @@ def add_retina_config(cfg):
     """
     retinanet, fpn = cfg.MODEL.RETINANET, cfg.MODEL.FPN
 
+    # Modules of projects (names, or absolute paths), which are imported when the configuration is read; set by
+    # add_config functions and --import.
+    cfg.IMPORTS = []
     # The head, a name in RETINANET_HEAD_REGISTRY.
     retinanet.HEAD_NAME = "RetinaNetHead"
     # The assigner of ground truth to anchors, a name in ASSIGNER_REGISTRY.
@@ -92,7 +95,7 @@ def add_retina_config(cfg):
     cfg.DATALOADER.MAX_UNREADABLE = -1
 
 
-def require_retina_config(cfg):
+def require_retina_config(cfg: CfgNode) -> None:
     """Raise ``ConfigError`` for a ``CfgNode`` without the plugin's keys, in place of an attribute that is missing."""
     if "TOP_BLOCK_IN_FEATURE" not in cfg.MODEL.FPN:
         raise ConfigError(

@@ -1,40 +1,116 @@
-"""Reading configuration files and overrides, with errors that say what to do."""
+"""Reads configuration files and overrides, with errors that say what to do."""
+
+import functools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
 
+from retina_plugin.config.defaults import add_retina_config
+from retina_plugin.config.imports import add_imports, add_project, follow_imports
 from retina_plugin.core.errors import ConfigError
 from retina_plugin.core.text import did_you_mean
 
+RENAMED_KEYS = {"SOLVER.AUTO_SCALE": "SOLVER.REFERENCE_BATCH_SIZE", "TEST.LOSS_PERIOD": "TEST.VAL_LOSS_PERIOD"}
 
-def merge_config(cfg, config_file="", opts=()):
-    """Merge a YAML file and command-line overrides into a ``CfgNode`` (in place).
+
+def get_cfg(*add_config: Callable[[CfgNode], object]) -> CfgNode:
+    """Return Detectron2's default configuration with the plugin's keys and those of projects.
 
     Args:
-        cfg: the node that holds every known key, e.g. ``get_cfg()`` after :func:`add_retina_config`.
+        add_config: functions of modules that add keys to a ``CfgNode`` in place. ``cfg.IMPORTS`` records the modules,
+            so that whoever reads the configuration later finds the keys and all that the modules register.
+    """
+    cfg = get_detectron2_cfg()
+    add_retina_config(cfg)
+    for function in add_config:
+        add_project(cfg, function)
+    return cfg
+
+
+def read_config(
+    config_file: str = "", opts: Sequence[Any] = (), imports: Iterable[str] = (), cfg: CfgNode | None = None
+) -> CfgNode:
+    """Read a configuration: import modules of projects, then merge a file, then overrides.
+
+    Args:
+        config_file, opts: see :func:`merge_config`.
+        imports: modules as of ``--import``, see :mod:`retina_plugin.config.imports`.
+        cfg: holds every known key and stays as it is; None for :func:`get_cfg`.
+
+    Raises:
+        ConfigError: see :func:`merge_config` and :mod:`retina_plugin.config.imports`.
+    """
+    cfg = get_cfg() if cfg is None else cfg.clone()
+    add_imports(cfg, imports)
+    merge_config(cfg, config_file, opts)
+    return cfg
+
+
+def merge_config(cfg: CfgNode, config_file: str = "", opts: Sequence[Any] = ()) -> None:
+    """Merge a YAML file and command-line overrides into a ``CfgNode`` (in place).
+
+    The modules in the file's ``IMPORTS`` are imported first and add their keys. Old names of keys are accepted.
+
+    Args:
+        cfg: holds every known key, as from :func:`get_cfg`.
         config_file: path of a YAML file, which may have a ``_BASE_``; empty for none.
         opts: ``["KEY", "VALUE", ...]``, as Detectron2's argument parser returns them.
 
     Raises:
-        ConfigError: file not found or not YAML, unknown keys (all of them, each with the key that may have
-            been meant), a value of another type than the key's default, overrides that are not pairs.
+        ConfigError: the file is missing or not YAML; unknown keys (all of them, each with the key that may have been
+            meant); a value of another type than the key's default; overrides that are not pairs; a module that cannot
+            be imported.
     """
-    known = dict(flatten(cfg))
     opts = list(opts)
     if len(opts) % 2:
         words = " ".join(map(str, opts))
         raise ConfigError([f"overrides come in pairs, KEY VALUE, but there are {len(opts)} words: {words}"])
     if config_file:
-        loaded = _load(config_file)
-        # An older format has other keys; Detectron2 converts it while merging.
-        if loaded.get("VERSION", cfg.VERSION) == cfg.VERSION:
-            _check_keys(flatten(loaded), known, config_file)
-        _merge(lambda: cfg.merge_from_file(config_file), config_file)
-    _check_keys(zip(opts[::2], opts[1::2]), known, "command line")
-    _merge(lambda: cfg.merge_from_list(opts), "command line")
+        values = _load(config_file)
+        if values.get("VERSION", cfg.VERSION) == cfg.VERSION:
+            merge_values(cfg, values, config_file, Path(config_file).resolve().parent)
+        else:  # an older format with other keys, which Detectron2 converts
+            _merge(lambda: cfg.merge_from_file(config_file), config_file)
+    if "IMPORTS" in opts[::2]:
+        raise ConfigError(["IMPORTS on the command line: give --import MODULE"])
+    overrides = _rename(list(zip(opts[::2], opts[1::2])), "command line")
+    _check_keys(overrides, dict(flatten(cfg)), "command line")
+    _merge(lambda: cfg.merge_from_list([word for pair in overrides for word in pair]), "command line")
 
 
-def flatten(node, prefix=""):
-    """Yield ("A.B.C", value) of every leaf of nested dicts."""
+def merge_values(cfg: CfgNode, values: Mapping[str, Any], source: str, folder: Path) -> None:
+    """Merge the nested values of a file into a ``CfgNode`` (in place), as :func:`merge_config` does.
+
+    Args:
+        cfg: holds every known key.
+        values: what the YAML says.
+        source: the file, for messages.
+        folder: of the file; modules of ``IMPORTS`` that lie inside are refused.
+
+    Raises:
+        ConfigError: see :func:`merge_config`.
+    """
+    items = _rename(list(flatten(values)), source)
+    imports = dict(items).get("IMPORTS") or []
+    if not isinstance(imports, (list, tuple)) or not all(isinstance(name, str) for name in imports):
+        raise ConfigError([f"{source}: IMPORTS is a list of modules, got {imports}"])
+    if "IMPORTS" in cfg:
+        follow_imports(cfg, imports, source, folder)
+        items = [(key, value) for key, value in items if key != "IMPORTS"]
+    _check_keys(items, dict(flatten(cfg)), source)
+    nested: dict[str, Any] = {}
+    for key, value in items:
+        *sections, name = key.split(".")
+        functools.reduce(lambda node, section: node.setdefault(section, {}), sections, nested)[name] = value
+    _merge(lambda: cfg.merge_from_other_cfg(CfgNode(nested)), source)
+
+
+def flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield ("A.B.C", value) for every leaf of nested dicts."""
     for name, value in node.items():
         if isinstance(value, dict) and value:
             yield from flatten(value, f"{prefix}{name}.")
@@ -42,18 +118,36 @@ def flatten(node, prefix=""):
             yield f"{prefix}{name}", value
 
 
-def _load(config_file):
+def _load(config_file: str) -> CfgNode:
     try:
         return CfgNode(CfgNode.load_yaml_with_base(config_file, allow_unsafe=True))
     except OSError as error:
         name = error.filename or config_file
         raise ConfigError([f"cannot read config file {name}: {error.strerror}"]) from None
-    except Exception as error:  # YAML's and fvcore's many kinds
+    except Exception as error:  # YAML and fvcore raise many kinds
         reason = " ".join(str(error).split())
         raise ConfigError([f"{config_file} is not a YAML mapping of keys to values: {reason}"]) from None
 
 
-def _check_keys(items, known, where):
+def _rename(items: list[tuple[str, Any]], where: str) -> list[tuple[str, Any]]:
+    """Replace old names of keys."""
+    values, problems = dict(items), []
+    for old in RENAMED_KEYS.keys() & values.keys():
+        new = RENAMED_KEYS[old]
+        _warn_of_old_name(old, new)
+        if str(values.get(new, values[old])) != str(values[old]):
+            problems.append(f"{where}: {old} is {values[old]}, but {new}, its new name, {values[new]}. Remove {old}")
+    if problems:
+        raise ConfigError(problems)
+    return [(RENAMED_KEYS.get(key, key), value) for key, value in items]
+
+
+@functools.cache  # one warning a process
+def _warn_of_old_name(old: str, new: str) -> None:
+    logging.getLogger(__name__).warning("%s is the old name of %s: use the new one.", old, new)
+
+
+def _check_keys(items: Iterable[tuple[str, Any]], known: dict[str, Any], where: str) -> None:
     problems = []
     for key, value in items:
         if any(k.startswith(f"{key}.") for k in known):
@@ -65,7 +159,7 @@ def _check_keys(items, known, where):
         raise ConfigError(problems)
 
 
-def _unknown_key(key, known, where):
+def _unknown_key(key: str, known: dict[str, Any], where: str) -> str:
     # The most frequent slips are the right name under the wrong node, and the beginning of a name.
     name = key.rpartition(".")[2]
     likely = [k for k in known if k.rpartition(".")[2] == name] or [k for k in known if k.startswith(key)]
@@ -74,7 +168,7 @@ def _unknown_key(key, known, where):
     return f"unknown key {key} ({where}).{hint}"
 
 
-def _merge(merge, where):
+def _merge(merge: Callable[[], object], where: str) -> None:
     try:
         merge()
     except (AssertionError, KeyError, ValueError) as error:

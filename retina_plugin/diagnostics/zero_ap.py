@@ -1,52 +1,45 @@
-"""Why is AP 0? What detections, ground truth, the model's outputs and the configuration say about it."""
+"""Explains an AP of 0 from detections, ground truth, the model's outputs and the configuration."""
 
 import collections
 import itertools
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation import inference_context
 from detectron2.structures import Boxes, pairwise_iou
 from detectron2.utils.events import get_event_storage
-from pycocotools.coco import COCO
+from torch import nn
 
-from retina_plugin.diagnostics.output_probe import probe
+from retina_plugin.evaluation.coco import Evaluated
 
 _MOST_IMAGES = 500  # that are looked at more closely
 _FOUND = 0.5  # IoU
 
-
-@dataclass(frozen=True)
-class Evaluated:
-    """What an evaluation knows.
-
-    Attributes:
-        dataset_name: of the test set.
-        class_names: by label; None if they are not known.
-        ground_truth: pycocotools' ``COCO`` of the set.
-        image_ids: of the images that were evaluated.
-        detections: list of COCO results, with the set's category ids.
-        examples: some of the model's inputs.
-    """
-
-    dataset_name: str
-    class_names: list
-    ground_truth: COCO
-    image_ids: list
-    detections: list
-    examples: list
+Annotations = list[dict[str, Any]]
 
 
-def diagnose(cfg, evaluated, model=None):
-    """Explain an AP that is 0 or nan.
+class _Outputs(NamedTuple):
+    """Statistics of a detector's outputs for some images; those of scores and logits are of finite ones."""
+
+    not_finite: float  # share of logits and deltas
+    highest: float = 0.0  # score
+    mean: float = 0.0  # score
+    spread: float = 0.0  # of logits
+    has_scores: bool = False
+
+
+def explain_zero_ap(cfg: CfgNode, model: nn.Module, evaluated: Evaluated) -> str:
+    """Explain an AP that is 0 or nan, in several lines.
 
     Args:
-        cfg: a configuration.
-        evaluated: an :class:`Evaluated`.
-        model: the detector, which is run again on the examples; None: what it says is left out.
-
-    Returns:
-        str: lines of text.
+        cfg: a configuration with the plugin's keys.
+        model: the evaluated detector. With ``raw_predictions``, as in ``FocalRetinaNet``, it is run again on the
+            examples, and its outputs are part of the explanation.
+        evaluated: what the evaluation knows.
     """
     boxes = [a for a in evaluated.ground_truth.anns.values() if not a.get("iscrowd", 0)]
     found = "no detection" if not evaluated.detections else f"{len(evaluated.detections)} detections"
@@ -56,49 +49,78 @@ def diagnose(cfg, evaluated, model=None):
     )
     if not boxes:
         return f"{head} Without ground truth there is no AP. Was the right annotation file registered?"
-    model = getattr(model, "module", model)
     lines = [
-        *(_about_outputs(cfg, model, evaluated.examples, len(evaluated.detections)) if model is not None else ()),
+        *_about_model(cfg, getattr(model, "module", model), evaluated),
         *(_about_detections(evaluated, boxes) if evaluated.detections else ()),
         _about_training(cfg),
-        *_about_classes(cfg, evaluated),
     ]
+    names, count = evaluated.class_names, cfg.MODEL.RETINANET.NUM_CLASSES
+    if names is not None and len(names) != count:
+        lines.append(f"the model has {count} classes (MODEL.RETINANET.NUM_CLASSES), the set {len(names)}")
     return "\n".join([f"{head} What is known:", *(f"  - {line}" for line in lines)])
 
 
-def _about_outputs(cfg, model, examples, num_detections):
-    broken = [name for name, value in itertools.chain(model.named_parameters(), model.named_buffers()) if (
-        value.is_floating_point() and not torch.isfinite(value).all()
-    )]  # fmt: skip
+def _about_model(cfg: CfgNode, model: nn.Module, evaluated: Evaluated) -> Iterator[str]:
+    tensors = itertools.chain(model.named_parameters(), model.named_buffers())
+    broken = [name for name, value in tensors if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         yield (
             f"{len(broken)} weights are not finite, such as {broken[0]}: the training diverged (lower SOLVER.BASE_LR, "
             "SOLVER.CLIP_GRADIENTS), or the file is damaged"
         )
-    outputs = probe(model, examples)
+    outputs = _run_again(model, evaluated.examples)
     if outputs is None:
         return
     if outputs.not_finite > 0:
         half = not broken and cfg.TEST.PRECISION != "fp32"
         yield (
-            f"{outputs.not_finite:.0%} of the outputs for {len(examples)} images are NaN or infinite, and a score that "
-            "is NaN is no detection"
+            f"{outputs.not_finite:.0%} of the outputs for {len(evaluated.examples)} images are NaN or infinite, and a "
+            "score that is NaN is no detection"
             + (f". They are computed in TEST.PRECISION {cfg.TEST.PRECISION}: try fp32" if half else "")
         )
-    if num_detections or outputs.highest is None:
-        return
-    threshold, prior = cfg.MODEL.RETINANET.SCORE_THRESH_TEST, cfg.MODEL.RETINANET.PRIOR_PROB
-    if outputs.highest <= threshold:
+    if outputs.has_scores and not evaluated.detections:
+        yield from _about_scores(cfg, outputs, len(evaluated.examples))
+
+
+@torch.no_grad()
+def _run_again(model: nn.Module, images: list[dict[str, Any]]) -> _Outputs | None:
+    """Run a detector on images; None if it does not tell its outputs, or fails."""
+    if not hasattr(model, "raw_predictions") or not images:
+        return None
+    num_outputs = num_finite = num_scores = 0
+    total, lowest, highest = 0.0, np.inf, -np.inf
+    try:
+        with inference_context(model):
+            for image in images:
+                raw = model.raw_predictions([image])
+                for level in (*raw.logits, *raw.deltas):
+                    num_outputs, num_finite = num_outputs + level.numel(), num_finite + int(level.isfinite().sum())
+                for finite in (level[level.isfinite()].float() for level in raw.logits):
+                    if len(finite):
+                        num_scores, total = num_scores + len(finite), total + finite.sigmoid().double().sum().item()
+                        lowest, highest = min(lowest, finite.min().item()), max(highest, finite.max().item())
+    except Exception:  # an explanation must not make an evaluation fail
+        logging.getLogger(__name__).debug("The model does not run again on its inputs", exc_info=True)
+        return None
+    not_finite = 1 - num_finite / num_outputs
+    if not num_scores:
+        return _Outputs(not_finite)
+    return _Outputs(not_finite, float(1 / (1 + np.exp(-highest))), total / num_scores, highest - lowest, True)
+
+
+def _about_scores(cfg: CfgNode, outputs: _Outputs, num_images: int) -> Iterator[str]:
+    retinanet, prior = cfg.MODEL.RETINANET, cfg.MODEL.RETINANET.PRIOR_PROB
+    threshold = f"MODEL.RETINANET.SCORE_THRESH_TEST {retinanet.SCORE_THRESH_TEST:g}"
+    if outputs.highest <= retinanet.SCORE_THRESH_TEST:
         yield (
-            f"the highest score in {len(examples)} images is {outputs.highest:.2g}, and only what is above "
-            f"MODEL.RETINANET.SCORE_THRESH_TEST {threshold:g} is a detection"
+            f"the highest score in {num_images} images is {outputs.highest:.2g}, and only what is above {threshold} is "
+            "a detection"
         )
     else:
         yield (
-            f"there are scores up to {outputs.highest:.2g}, above MODEL.RETINANET.SCORE_THRESH_TEST {threshold:g}, but "
-            "their boxes are empty or outside of the image, or TEST.DETECTIONS_PER_IMAGE "
-            f"({cfg.TEST.DETECTIONS_PER_IMAGE}) or MODEL.RETINANET.TOPK_CANDIDATES_TEST "
-            f"({cfg.MODEL.RETINANET.TOPK_CANDIDATES_TEST}) leaves none"
+            f"there are scores up to {outputs.highest:.2g}, above {threshold}, but their boxes are empty or outside of "
+            f"the image, or TEST.DETECTIONS_PER_IMAGE ({cfg.TEST.DETECTIONS_PER_IMAGE}) or "
+            f"MODEL.RETINANET.TOPK_CANDIDATES_TEST ({retinanet.TOPK_CANDIDATES_TEST}) leaves none"
         )
     if prior / 2 < outputs.mean < 2 * prior and outputs.highest < 5 * prior:
         yield (
@@ -118,21 +140,15 @@ def _about_outputs(cfg, model, examples, num_detections):
         )
 
 
-def _about_detections(evaluated, boxes):
+def _about_detections(evaluated: Evaluated, boxes: Annotations) -> Iterator[str]:
     name_of = {k: c.get("name", k) for k, c in evaluated.ground_truth.cats.items()}
-    scores = [d["score"] for d in evaluated.detections]
-    yield f"the highest score of a detection is {max(scores):.2g}"
-
-    detected = {d["category_id"] for d in evaluated.detections}
-    wanted = {a["category_id"] for a in boxes}
+    yield f"the highest score of a detection is {max(d['score'] for d in evaluated.detections):.2g}"
+    detected, wanted = ({item["category_id"] for item in items} for items in (evaluated.detections, boxes))
     if len(detected) == 1 and len(wanted) > 1:
-        yield f"all detections are of class '{name_of[detected.pop()]}', while the boxes have {len(wanted)} classes"
+        yield f"all detections are of class '{name_of[min(detected)]}', while the boxes have {len(wanted)} classes"
     elif not detected & wanted:
-        yield (
-            f"no box has a class that was detected: boxes have {_some(name_of[k] for k in wanted)}, detections "
-            f"{_some(name_of[k] for k in detected)}"
-        )
-
+        names = [_some(name_of[k] for k in classes) for classes in (wanted, detected)]
+        yield f"no box has a class that was detected: boxes have {names[0]}, detections {names[1]}"
     best_ious, confused = _compare(evaluated, boxes)
     share = confused.total() / len(best_ious)
     if share >= 0.1:
@@ -142,15 +158,28 @@ def _about_detections(evaluated, boxes):
             f"'{name_of[one]}' as '{name_of[other]}'): do the category ids, or the order of the classes, differ from "
             "those that the model was trained with?"
         )
-    else:
-        yield f"the best IoU of a box with a detection of whatever class is {np.median(best_ious):.2f} in the median"
-        yield from _about_places(evaluated, boxes)
+        return
+    yield f"the best IoU of a box with a detection of whatever class is {np.median(best_ious):.2f} in the median"
+    size_of = {k: (image["width"], image["height"]) for k, image in evaluated.ground_truth.imgs.items()}
+    reach = [_reach(items, size_of) for items in (boxes, evaluated.detections)]
+    if not 0.67 < reach[1] / reach[0] < 1.5:
+        yield (
+            f"boxes reach {reach[0]:.0%} of the way to the far sides of their images, detections {reach[1]:.0%}: do "
+            "width and height in the annotations belong to other versions of the images?"
+        )
+    area = [np.median([a["bbox"][2] * a["bbox"][3] for a in items]) for items in (boxes, evaluated.detections)]
+    if not 0.1 < area[1] / max(area[0], 1e-9) < 10:
+        yield (
+            f"boxes are {area[0]:.0f} pixels large, detections {area[1]:.0f} (medians): are the anchors "
+            "(MODEL.ANCHOR_GENERATOR.SIZES) those of the weights?"
+        )
 
 
-def _compare(evaluated, boxes):
-    """For each box of some images its best IoU with a detection; and (class, detected class) where these differ."""
+def _compare(evaluated: Evaluated, boxes: Annotations) -> tuple[list[float], collections.Counter]:
+    """For each box of some images its best IoU with a detection; and counts of (class, detected class) that differ."""
     detections = _by_image(evaluated.detections)
-    best_ious, confused = [], collections.Counter()
+    best_ious: list[float] = []
+    confused: collections.Counter = collections.Counter()
     for image_id, annotations in itertools.islice(_by_image(boxes).items(), _MOST_IMAGES):
         found = detections.get(image_id, [])
         if not found:
@@ -161,33 +190,17 @@ def _compare(evaluated, boxes):
         for annotation, value, i in zip(annotations, iou.tolist(), index.tolist()):
             classes = annotation["category_id"], found[i]["category_id"]
             confused[classes] += value >= _FOUND and classes[0] != classes[1]
-    return np.array(best_ious), confused
+    return best_ious, confused
 
 
-def _about_places(evaluated, boxes):
-    size_of = {k: (image["width"], image["height"]) for k, image in evaluated.ground_truth.imgs.items()}
-    far_boxes, far_detections = _reach(boxes, size_of), _reach(evaluated.detections, size_of)
-    if not 0.67 < far_detections / far_boxes < 1.5:
-        yield (
-            f"boxes reach {far_boxes:.0%} of the way to the far sides of their images, detections "
-            f"{far_detections:.0%}: do width and height in the annotations belong to other versions of the images?"
-        )
-    area = [np.median([a["bbox"][2] * a["bbox"][3] for a in some]) for some in (boxes, evaluated.detections)]
-    if not 0.1 < area[1] / max(area[0], 1e-9) < 10:
-        yield (
-            f"boxes are {area[0]:.0f} pixels large, detections {area[1]:.0f} (medians): are the anchors "
-            "(MODEL.ANCHOR_GENERATOR.SIZES) those of the weights?"
-        )
-
-
-def _reach(items, size_of):
-    """How far right and down items of COCO come, as a share of the image: what 95 % of them stay below."""
+def _reach(items: Annotations, size_of: dict[Any, tuple[int, int]]) -> float:
+    """How far right and down boxes come, as a share of the image: the 95th percentile."""
     ends = [(x + w, y + h, *size_of[item["image_id"]]) for item in items for x, y, w, h in [item["bbox"]]]
     right, bottom, width, height = np.array(ends, dtype=float).T
-    return np.percentile(np.maximum(right / width, bottom / height), 95)
+    return float(np.percentile(np.maximum(right / width, bottom / height), 95))
 
 
-def _about_training(cfg):
+def _about_training(cfg: CfgNode) -> str:
     try:
         iteration = get_event_storage().iter
     except AssertionError:  # no training is running
@@ -197,24 +210,18 @@ def _about_training(cfg):
     return f"the training began from {begun} and is in iteration {iteration} of {cfg.SOLVER.MAX_ITER}{warmup}"
 
 
-def _about_classes(cfg, evaluated):
-    names, count = evaluated.class_names, cfg.MODEL.RETINANET.NUM_CLASSES
-    if names is not None and len(names) != count:
-        yield f"the model has {count} classes (MODEL.RETINANET.NUM_CLASSES), the set {len(names)}"
-
-
-def _by_image(items):
+def _by_image(items: Annotations) -> dict[Any, Annotations]:
     images = collections.defaultdict(list)
     for item in items:
         images[item["image_id"]].append(item)
     return images
 
 
-def _boxes(items):
+def _boxes(items: Annotations) -> Boxes:
     boxes = torch.tensor([item["bbox"] for item in items], dtype=torch.float64)
     return Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1).float())
 
 
-def _some(names):
+def _some(names: Iterable[object]) -> str:
     names = sorted(map(str, names))
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,38 +1,39 @@
-"""From command-line arguments to a checked configuration, and to a worker that is ready."""
+"""Turns command-line arguments into a checked configuration, and sets up the process of a rank."""
 
+import argparse
 import logging
 
 import torch
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from retina_plugin.config import add_retina_config, merge_config
-from retina_plugin.config.checks import builds_focal_retinanet, check_config
+from retina_plugin.config import checks, read_config, require_retina_config
 from retina_plugin.core.errors import ConfigError
+from retina_plugin.data.dataset_checks import class_count_problems, data_problems, empty_problems
 from retina_plugin.engine.arguments import processes_of
 from retina_plugin.engine.determinism import make_deterministic
 from retina_plugin.engine.schedule import scale_schedule
+from retina_plugin.evaluation.checks import evaluator_problems, metric_problems
 
 
-def load_config(args):
+def load_config(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
     """Read and check the configuration of a job, before any process is started.
 
     Args:
-        args: of :func:`argument_parser`, or of Detectron2's own.
+        args: parsed by :func:`argument_parser` or by Detectron2's ``default_argument_parser``.
+        cfg: holds every known key; None for :func:`retina_plugin.get_cfg`.
 
     Returns:
-        A frozen ``CfgNode``. ``MODEL.DEVICE`` is "cpu" where the configuration asks for a GPU and there is
-        none; :func:`setup_rank` says so in the log.
+        A frozen ``CfgNode``. ``MODEL.DEVICE`` is "cpu" if the configuration asks for a GPU and there is none;
+        :func:`setup_rank` logs it.
 
     Raises:
         ConfigError: with one line for each problem.
     """
-    cfg = get_cfg()
-    add_retina_config(cfg)
-    merge_config(cfg, args.config_file, args.opts)
+    cfg = read_config(args.config_file, args.opts, getattr(args, "imports", ()), cfg)
     processes = processes_of(args)
     if not args.eval_only:
         scale_schedule(cfg, processes.world_size)
@@ -44,9 +45,40 @@ def load_config(args):
     return cfg
 
 
-def _check_model_builds(cfg):
-    # What a part finds wrong with its settings, the user reads here and not in the traceback of some process.
-    if not builds_focal_retinanet(cfg):
+def check_config(cfg: CfgNode, *, num_gpus: int = 1, num_machines: int = 1, eval_only: bool = False) -> None:
+    """Check everything that is known before a job starts.
+
+    Args:
+        cfg: the full configuration.
+        num_gpus: processes per machine: one per GPU or, with ``MODEL.DEVICE`` cpu, on its cores.
+        num_machines: number of machines.
+        eval_only: whether the training data sets are ignored.
+
+    Raises:
+        ConfigError: with one line for each problem.
+    """
+    require_retina_config(cfg)
+    names = list(cfg.DATASETS.TEST if eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    problems = [
+        *checks.name_problems(cfg),
+        *checks.model_problems(cfg),
+        *checks.process_problems(cfg, num_gpus, num_machines, eval_only),
+        *checks.precision_problems(cfg, eval_only),
+        *checks.step_problems(cfg, num_gpus * num_machines, eval_only),
+        *empty_problems(cfg, eval_only),
+        *data_problems(names),
+        *evaluator_problems(cfg),
+        *class_count_problems(cfg, names),
+        *(() if eval_only else checks.monitoring_problems(cfg)),
+        *(() if eval_only else metric_problems(cfg)),
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_model_builds(cfg: CfgNode) -> None:
+    """Build the model on the meta device, so that problems are reported before any process is started."""
+    if not checks.builds_focal_retinanet(cfg):
         return
     try:
         with torch.device("meta"):  # no memory, no time
@@ -56,12 +88,12 @@ def _check_model_builds(cfg):
     except (AssertionError, KeyError, ValueError) as error:
         raise ConfigError([f"the model cannot be built: {' '.join(map(str, error.args))}"]) from error
     except Exception as error:
-        # Not the settings' fault: some backbones compute with tensors when they are built, which "meta" cannot.
+        # The settings may be right: some backbones compute with tensors when they are built, which "meta" cannot.
         logging.getLogger(__name__).debug("The model was not checked ahead of time: %r", error)
 
 
-def setup_rank(cfg, args):
-    """Set up log, seed and output folder of this process; see Detectron2's ``default_setup``."""
+def setup_rank(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Set up logging, seed and output folder of this process; see Detectron2's ``default_setup``."""
     if cfg.DETERMINISTIC:
         make_deterministic()
     default_setup(cfg, args)

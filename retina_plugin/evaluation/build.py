@@ -1,41 +1,41 @@
-"""Which evaluator judges a data set."""
+"""Builds the evaluator of a data set."""
 
 import os
 
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import LVISEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import DatasetEvaluator, LVISEvaluator, PascalVOCDetectionEvaluator
 
-from retina_plugin.evaluation.coco import BoxEvaluator
+from retina_plugin.evaluation.coco import BoxEvaluator, ExplainZeroAP
 
-
-def _lvis(cfg, dataset_name, output_dir):
-    return LVISEvaluator(dataset_name, tasks=("bbox",), output_dir=output_dir)
+BOX_EVALUATOR_TYPES = ("coco", "coco_panoptic_seg", "lvis", "pascal_voc")
 
 
-def _pascal_voc(cfg, dataset_name, output_dir):
-    return PascalVOCDetectionEvaluator(dataset_name)
-
-
-_BUILDERS = {"coco": BoxEvaluator, "coco_panoptic_seg": BoxEvaluator, "lvis": _lvis, "pascal_voc": _pascal_voc}
-BOX_EVALUATOR_TYPES = tuple(_BUILDERS)
-
-
-def inference_folder(cfg, dataset_name):
-    """Where the results on a test set are written: ``OUTPUT_DIR/inference``, for several sets a folder each in it."""
+def inference_folder(cfg: CfgNode, dataset_name: str) -> str:
+    """The folder for results on a test set: ``OUTPUT_DIR/inference``, with a subfolder for each of several sets."""
     folder = os.path.join(cfg.OUTPUT_DIR, "inference")
     return folder if len(cfg.DATASETS.TEST) == 1 else os.path.join(folder, dataset_name)
 
 
-def build_evaluator(cfg, dataset_name):
-    """Build the evaluator of boxes for a data set, by its ``evaluator_type``; without one, as COCO.
+def build_evaluator(cfg: CfgNode, dataset_name: str, explain_zero_ap: ExplainZeroAP | None = None) -> DatasetEvaluator:
+    """Build the evaluator of boxes for a data set, by its ``evaluator_type``; COCO's if it has none.
+
+    Args:
+        cfg: a configuration with the plugin's keys.
+        dataset_name: a registered data set.
+        explain_zero_ap: see :class:`BoxEvaluator`, the only evaluator that calls it.
 
     Raises:
         ValueError: the data set's evaluator type does not judge boxes.
     """
-    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
-    if evaluator_type not in _BUILDERS:
+    kind, folder = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco"), inference_folder(cfg, dataset_name)
+    if kind not in BOX_EVALUATOR_TYPES:
         raise ValueError(
-            f"data set '{dataset_name}' has evaluator type '{evaluator_type}'; boxes are judged by "
+            f"data set '{dataset_name}' has evaluator type '{kind}'; boxes are judged by "
             f"{', '.join(BOX_EVALUATOR_TYPES)}"
         )
-    return _BUILDERS[evaluator_type](cfg, dataset_name, inference_folder(cfg, dataset_name))
+    if kind == "lvis":
+        return LVISEvaluator(dataset_name, tasks=("bbox",), output_dir=folder)
+    if kind == "pascal_voc":
+        return PascalVOCDetectionEvaluator(dataset_name)
+    return BoxEvaluator(cfg, dataset_name, folder, explain_zero_ap)

@@ -1,40 +1,63 @@
-"""COCO's box AP, which is 0 where nothing was found, and then says why."""
+"""COCO's box AP, which is 0 without detections, and an explanation of an AP of 0."""
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
 from detectron2.utils.logger import log_first_n
 from pycocotools.coco import COCO
 
-from retina_plugin.diagnostics.zero_ap import Evaluated, diagnose
-
 _EXAMPLES = 4  # images to run the model on again
 _SHOWN_AS_ZERO = 5e-4  # tables have three decimals
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation knows.
+
+    Attributes:
+        dataset_name: name of the test set.
+        class_names: by label; None if they are unknown.
+        ground_truth: the annotations of the set.
+        image_ids: ids of the evaluated images.
+        detections: COCO results, with the category ids of the set.
+        examples: some inputs of the model.
+    """
+
+    dataset_name: str
+    class_names: list[str] | None
+    ground_truth: COCO
+    image_ids: list[Any]
+    detections: list[dict[str, Any]]
+    examples: list[dict[str, Any]]
+
+
+ExplainZeroAP = Callable[[Evaluated], str]
 
 
 class BoxEvaluator(COCOEvaluator):
     """Detectron2's ``COCOEvaluator`` of boxes, with two differences.
 
-    Without detections, metrics are what COCO's formula gives, not nan: 0 where there is ground truth. Where AP is 0,
-    one warning says what is known of the reason (:mod:`~retina_plugin.diagnostics.zero_ap`).
-
-    Attributes:
-        model: the detector that is evaluated, for the warning; None if it is not known.
+    Without detections, metrics are what COCO's formula gives instead of nan: 0 if there is ground truth. An AP of 0 is
+    explained by a warning.
     """
 
-    def __init__(self, cfg, dataset_name, output_dir):
+    def __init__(self, cfg: CfgNode, dataset_name: str, output_dir: str, explain_zero_ap: ExplainZeroAP | None = None):
         """
         Args:
             cfg: a configuration with the plugin's keys.
             dataset_name, output_dir: see ``COCOEvaluator``.
+            explain_zero_ap: called if AP is 0 or nan; returns the warning.
         """
         counted, given = cfg.TEST.AP_DETECTIONS_PER_IMAGE, cfg.TEST.DETECTIONS_PER_IMAGE
         super().__init__(dataset_name, tasks=("bbox",), output_dir=output_dir, max_dets_per_image=counted)
-        self.model = None
-        self._cfg = cfg
         self._dataset_name = dataset_name
+        self._explain_zero_ap = explain_zero_ap
         if given > counted:
             log_first_n(
                 logging.WARNING,
@@ -44,21 +67,21 @@ class BoxEvaluator(COCOEvaluator):
                 name=__name__,
             )
 
-    def reset(self):
+    def reset(self) -> None:
         super().reset()
-        self._examples = []
+        self._examples: list[dict[str, Any]] = []
 
-    def process(self, inputs, outputs):
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         super().process(inputs, outputs)
         self._examples += inputs[: _EXAMPLES - len(self._examples)]
 
-    # What follows runs on the main process alone, and is the same in Detectron2 0.6 and main.
+    # The methods below run on the main rank only, and are the same in Detectron2 0.6 and main.
 
     def _eval_predictions(self, predictions, img_ids=None):
         self._img_ids = img_ids
         super()._eval_predictions(predictions, img_ids)
         ap = self._results.get("bbox", {}).get("AP")
-        if ap is None or ap > _SHOWN_AS_ZERO:  # nan, without ground truth, is not
+        if self._explain_zero_ap is None or ap is None or ap > _SHOWN_AS_ZERO:  # nan is not: there is no ground truth
             return
         evaluated = Evaluated(
             dataset_name=self._dataset_name,
@@ -68,12 +91,10 @@ class BoxEvaluator(COCOEvaluator):
             detections=[detection for prediction in predictions for detection in prediction["instances"]],
             examples=self._examples,
         )
-        logging.getLogger(__name__).warning(diagnose(self._cfg, evaluated, self.model))
+        logging.getLogger(__name__).warning(self._explain_zero_ap(evaluated))
 
     def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
-        if coco_eval is None:
-            coco_eval = self._evaluate_nothing(iou_type)
-        return super()._derive_coco_results(coco_eval, iou_type, class_names)
+        return super()._derive_coco_results(coco_eval or self._evaluate_nothing(iou_type), iou_type, class_names)
 
     def _evaluate_nothing(self, iou_type):
         nothing = COCO()

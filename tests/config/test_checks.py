@@ -14,11 +14,12 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_model
 
 from retina_plugin import ConfigError, add_retina_config, check_config, merge_config
 from retina_plugin.config import flatten
-from retina_plugin.config.checks import check_class_count, check_model_config
+from retina_plugin.config.checks import check_model_config
+from retina_plugin.data.dataset_checks import check_class_count
 from retina_plugin.losses import CLASSIFICATION_LOSS_REGISTRY
 from retina_plugin.modeling import FocalRetinaNet
 
-BASE = str(Path(__file__).parents[1] / "configs" / "Base-RetinaNet.yaml")
+BASE = str(Path(__file__).parents[2] / "configs" / "Base-RetinaNet.yaml")
 OK = ["MODEL.DEVICE", "cpu", "DATASETS.TRAIN", ("checked_set",), "DATASETS.TEST", ("checked_set",)]
 
 
@@ -318,7 +319,7 @@ def test_all_problems_are_reported_at_once():
 @pytest.mark.parametrize(
     "opts, part",
     [
-        (("SOLVER.ACCUMULATE_STEPS", 0), "SOLVER.ACCUMULATE_STEPS is 0; a step has at least 1 part"),
+        (("SOLVER.ACCUMULATE_STEPS", 0), "SOLVER.ACCUMULATE_STEPS is 0; a step has at least 1 micro-batch"),
         (("SOLVER.ACCUMULATE_STEPS", 3), "SOLVER.ACCUMULATE_STEPS 3 do not divide evenly.*multiple of 3, such as 18"),
         (("SOLVER.MAX_NONFINITE_STEPS", -1), "SOLVER.MAX_NONFINITE_STEPS is -1; it is a number of steps"),
     ],

@@ -9,7 +9,7 @@ from detectron2.config import get_cfg
 from retina_plugin import ConfigError, add_retina_config, merge_config
 from retina_plugin.config import flatten
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 README = CONFIGS.with_name("README.md")
 
 

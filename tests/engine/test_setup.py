@@ -1,9 +1,8 @@
 """The configuration of a job, before any process is started."""
 
-import argparse
-
 import pytest
 import torch
+from detectron2.engine import default_argument_parser
 from detectron2.modeling import BACKBONE_REGISTRY, build_resnet_backbone
 
 from retina_plugin import ConfigError
@@ -12,7 +11,8 @@ from retina_plugin.engine import load_config
 
 def load(request, *opts):
     config = str(request.config.rootpath / "configs" / "quick_start.yaml")
-    args = argparse.Namespace(config_file=config, opts=list(opts), num_gpus=1, num_machines=1, eval_only=False)
+    args = default_argument_parser().parse_args(["--config-file", config])
+    args.opts = list(opts)
     return load_config(args)
 
 

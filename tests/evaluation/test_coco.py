@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from retina_plugin import add_retina_config, merge_config
+from retina_plugin.diagnostics.zero_ap import explain_zero_ap
 from retina_plugin.evaluation import build_evaluator
 
 CLASSES = ("cat", "dog", "cow", "hen")  # of which no box is a hen
@@ -60,12 +62,15 @@ def make_cfg(zoo, request):
 
 @pytest.fixture
 def evaluate(make_cfg, caplog):
-    """evaluate(detections, *opts) -> results and warnings; detections of an image: (class, x, y, width, height)."""
+    """evaluate(detections, *opts) -> results and warnings; detections of an image: (class, x, y, width, height).
+
+    The explanation gets a model that is none of ours.
+    """
 
     def run(detections, *opts):
         cfg = make_cfg(*opts)
         loader = build_detection_test_loader(cfg, "zoo")
-        evaluator = build_evaluator(cfg, "zoo")
+        evaluator = build_evaluator(cfg, "zoo", partial(explain_zero_ap, cfg, torch.nn.Identity()))
         evaluator.reset()
         with caplog.at_level(logging.WARNING):
             for inputs in loader:
@@ -90,8 +95,7 @@ def evaluate_model(make_cfg, caplog):
         cfg = make_cfg(*opts)
         model = build_model(cfg).eval()
         change(model)
-        evaluator = build_evaluator(cfg, "zoo")
-        evaluator.model = model
+        evaluator = build_evaluator(cfg, "zoo", partial(explain_zero_ap, cfg, model))
         with caplog.at_level(logging.WARNING):
             results = inference_on_dataset(model, build_detection_test_loader(cfg, "zoo"), evaluator)["bbox"]
         return results, [r.getMessage() for r in caplog.records if r.name == "retina_plugin.evaluation.coco"]
@@ -199,3 +203,14 @@ def test_more_detections_than_ap_counts(evaluate, make_cfg, caplog):
         silent, _ = evaluate(detections, "TEST.DETECTIONS_PER_IMAGE", 300)
     assert "TEST.DETECTIONS_PER_IMAGE is 300, but AP counts the 100 best detections of an image" in caplog.text
     assert silent["AP-cat"] == 0 and counted["AP-cat"] > 0
+
+
+def test_without_a_function_that_explains_there_is_no_warning(make_cfg, caplog):
+    evaluator = build_evaluator(make_cfg(), "zoo")
+    evaluator.reset()
+    for inputs in build_detection_test_loader(make_cfg(), "zoo"):
+        instances = Instances((SIDE, SIDE), pred_boxes=Boxes(torch.zeros(0, 4)), scores=torch.zeros(0))
+        instances.pred_classes = torch.zeros(0, dtype=torch.int64)
+        evaluator.process(inputs, [{"instances": instances}])
+    assert evaluator.evaluate()["bbox"]["AP"] == 0
+    assert not [r for r in caplog.records if r.name == "retina_plugin.evaluation.coco"]

@@ -1,15 +1,24 @@
-"""Whether there is a model with these keys, and whether it reads all of them."""
+"""Checks of the keys that the model is built from."""
 
 import itertools
+from collections.abc import Iterator
+from typing import Any
 
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import ANCHOR_GENERATOR_REGISTRY, BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
-from retina_plugin.config import add_retina_config, flatten
-from retina_plugin.config.registries import CLASSIFICATION_LOSS_REGISTRY
+from retina_plugin.config.io import flatten, get_cfg
+from retina_plugin.config.registries import CLASSIFICATION_LOSS_REGISTRY, REGISTRY_OF_KEY
 from retina_plugin.core.text import did_you_mean
 
-# Keys of R-CNN that have a twin in RetinaNet.
+_DETECTRON2_REGISTRIES = {
+    "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
+    "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
+    "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
+}
+_PRECISIONS = {"TEST.PRECISION": ("fp32", "bf16", "fp16"), "SOLVER.AMP.PRECISION": ("fp16", "bf16")}
+
+# R-CNN's keys with a counterpart in RetinaNet.
 _TWINS = {
     "MODEL.ROI_HEADS.NUM_CLASSES": "MODEL.RETINANET.NUM_CLASSES",
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "MODEL.RETINANET.SCORE_THRESH_TEST",
@@ -28,45 +37,32 @@ _RCNN_NODES = ("MODEL.ROI_", "MODEL.RPN.", "MODEL.PROPOSAL_GENERATOR.")
 _RCNN_SWITCHES = ("MODEL.MASK_ON", "MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS", "TEST.AUG.ENABLED")
 
 
-def builds_focal_retinanet(cfg):
-    """Whether the configured meta-architecture is ``FocalRetinaNet`` or a subclass, to which all checks apply."""
-    from retina_plugin.modeling import FocalRetinaNet  # which imports this module
-
+def builds_focal_retinanet(cfg: CfgNode) -> bool:
+    """Whether the meta-architecture reads the keys of RetinaNet, as ``FocalRetinaNet`` and its subclasses do."""
     name = cfg.MODEL.META_ARCHITECTURE
-    architecture = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
-    return isinstance(architecture, type) and issubclass(architecture, FocalRetinaNet)
+    return name in META_ARCH_REGISTRY and getattr(META_ARCH_REGISTRY.get(name), "reads_retinanet_keys", False)
 
 
-def name_problems(cfg):
-    # The registries are filled by modules that import this one.
-    from retina_plugin.modeling import RETINANET_HEAD_REGISTRY
-    from retina_plugin.modeling.precision import PRECISIONS, TRAINING_PRECISIONS
-
-    for key, name, registry in [
-        ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
-        ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
-        ("MODEL.ANCHOR_GENERATOR.NAME", cfg.MODEL.ANCHOR_GENERATOR.NAME, ANCHOR_GENERATOR_REGISTRY),
-        ("MODEL.RETINANET.HEAD_NAME", cfg.MODEL.RETINANET.HEAD_NAME, RETINANET_HEAD_REGISTRY),
-        ("MODEL.RETINANET.CLS_LOSS", cfg.MODEL.RETINANET.CLS_LOSS, CLASSIFICATION_LOSS_REGISTRY),
-    ]:
+def name_problems(cfg: CfgNode) -> Iterator[str]:
+    """Yield a line for each key that names an unregistered part or an unknown precision."""
+    values = dict(flatten(cfg))
+    for key, registry in {**_DETECTRON2_REGISTRIES, **REGISTRY_OF_KEY}.items():
+        name = values[key]
         if name not in registry:
             known = sorted(n for n, _ in registry)
             hint = did_you_mean(name, known) or f" Registered: {', '.join(known)}."
             yield f"{key} is '{name}', which nothing registers.{hint}"
-    for key, name, known in [
-        ("TEST.PRECISION", cfg.TEST.PRECISION, PRECISIONS),
-        ("SOLVER.AMP.PRECISION", cfg.SOLVER.AMP.PRECISION, TRAINING_PRECISIONS),
-    ]:
-        if name not in known:
-            yield f"{key} is '{name}', which is none of {', '.join(known)}.{did_you_mean(name, known)}"
+    for key, known in _PRECISIONS.items():
+        if values[key] not in known:
+            hint = did_you_mean(values[key], known)
+            yield f"{key} is '{values[key]}', which is none of {', '.join(known)}.{hint}"
 
 
-def model_problems(cfg):
+def model_problems(cfg: CfgNode) -> Iterator[str]:
+    """Yield a line for each key that contradicts another one, or that ``FocalRetinaNet`` does not read."""
     if not builds_focal_retinanet(cfg):
         return
-    default = get_cfg()
-    add_retina_config(default)
-    default = dict(flatten(default))
+    default = dict(flatten(get_cfg()))
     for key, value in flatten(cfg):
         of_rcnn = key.startswith(_RCNN_NODES) or key in _RCNN_SWITCHES
         if of_rcnn and key in default and _as_lists(value) != _as_lists(default[key]):
@@ -106,7 +102,7 @@ def model_problems(cfg):
             )
 
 
-def _loss_key_problems(cfg, default):
+def _loss_key_problems(cfg: CfgNode, default: dict[str, Any]) -> Iterator[str]:
     chosen = cfg.MODEL.RETINANET.CLS_LOSS
     keys = {name: f.reads_keys for name, f in CLASSIFICATION_LOSS_REGISTRY if hasattr(f, "reads_keys")}
     if chosen not in keys:
@@ -121,6 +117,6 @@ def _loss_key_problems(cfg, default):
             )
 
 
-def _as_lists(value):
-    # YAML has no tuples: the config.yaml of a training has lists where the defaults have tuples within tuples.
+def _as_lists(value: Any) -> Any:
+    # YAML has no tuples: a run's config.yaml has lists where the defaults have tuples within tuples.
     return [_as_lists(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -1,14 +1,17 @@
-"""Whether a training can run: its processes, its precision, its steps."""
+"""Checks of the keys of a training: processes, precision, steps."""
 
 import math
+from collections.abc import Iterator
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.solver.build import GradientClipType
 
 from retina_plugin.core.text import did_you_mean
 
 
-def process_problems(cfg, num_gpus, num_machines, eval_only):
+def process_problems(cfg: CfgNode, num_gpus: int, num_machines: int, eval_only: bool) -> Iterator[str]:
+    """Yield a line for each problem with several processes: devices, and images that they cannot share equally."""
     world_size = num_gpus * num_machines
     if world_size == 1:
         return
@@ -34,7 +37,8 @@ def process_problems(cfg, num_gpus, num_machines, eval_only):
         )
 
 
-def precision_problems(cfg, eval_only):
+def precision_problems(cfg: CfgNode, eval_only: bool) -> Iterator[str]:
+    """Yield a line if training cannot use, or does not turn on, the configured precision."""
     if eval_only:
         return
     on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
@@ -51,20 +55,22 @@ def precision_problems(cfg, eval_only):
         )
 
 
-def step_problems(cfg, num_processes, eval_only):
+def step_problems(cfg: CfgNode, num_processes: int, eval_only: bool) -> Iterator[str]:
+    """Yield a line for each problem with a training step: micro-batches, non-finite steps, clipping, determinism."""
     if eval_only:
         return
     solver, clip = cfg.SOLVER, cfg.SOLVER.CLIP_GRADIENTS
-    parts = solver.ACCUMULATE_STEPS
-    if parts < 1:
-        yield f"SOLVER.ACCUMULATE_STEPS is {parts}; a step has at least 1 part"
-    elif parts > 1 and solver.IMS_PER_BATCH % (num_processes * parts):
+    yield from _determinism_problems(cfg)
+    micro_batches = solver.ACCUMULATE_STEPS
+    divisor = num_processes * micro_batches
+    if micro_batches < 1:
+        yield f"SOLVER.ACCUMULATE_STEPS is {micro_batches}; a step has at least 1 micro-batch"
+    elif micro_batches > 1 and solver.IMS_PER_BATCH % divisor:
         processes = f"{num_processes} processes with " if num_processes > 1 else ""
-        nearest = -(-solver.IMS_PER_BATCH // (num_processes * parts)) * num_processes * parts
         yield (
-            f"SOLVER.IMS_PER_BATCH is {solver.IMS_PER_BATCH}, which {processes}SOLVER.ACCUMULATE_STEPS {parts} do not "
-            f"divide evenly. It is the number of images of a whole step: set it to a multiple of "
-            f"{num_processes * parts}, such as {nearest}, or change SOLVER.ACCUMULATE_STEPS"
+            f"SOLVER.IMS_PER_BATCH is {solver.IMS_PER_BATCH}, which {processes}SOLVER.ACCUMULATE_STEPS {micro_batches} "
+            f"do not divide evenly. It counts the images of a whole step: set it to a multiple of {divisor}, such as "
+            f"{-(-solver.IMS_PER_BATCH // divisor) * divisor}, or change SOLVER.ACCUMULATE_STEPS"
         )
     if solver.MAX_NONFINITE_STEPS < 0:
         yield (
@@ -81,8 +87,17 @@ def step_problems(cfg, num_processes, eval_only):
         )
     if not 0 < clip.CLIP_VALUE < math.inf:
         yield (
-            f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE is {clip.CLIP_VALUE}, with which no gradient passes as it should: it is "
-            "a number > 0. grad_norm in the log shows the usual size of a gradient"
+            f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE is {clip.CLIP_VALUE}; set it to a finite number > 0. grad_norm in the "
+            "log shows the usual size of a gradient"
         )
     if clip.CLIP_TYPE == "norm" and not clip.NORM_TYPE > 0:
         yield f"SOLVER.CLIP_GRADIENTS.NORM_TYPE is {clip.NORM_TYPE}; the order of a norm is a number > 0, usually 2.0"
+
+
+def _determinism_problems(cfg: CfgNode) -> Iterator[str]:
+    if not cfg.DETERMINISTIC:
+        return
+    if cfg.SEED < 0:
+        yield f"DETERMINISTIC is True, but SEED is {cfg.SEED}, another one in each run. Set SEED to a number from 0 on"
+    if cfg.CUDNN_BENCHMARK:
+        yield "DETERMINISTIC is True, but CUDNN_BENCHMARK lets cuDNN choose operators anew in each run. Turn one off"

@@ -22,14 +22,14 @@ class BoxCoder(Protocol):
     """
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
-        """Deltas (..., 4) of boxes (..., 4); boxes and anchors are XYXY in pixels.
+        """Compute the deltas (..., 4) of boxes (..., 4). Boxes and anchors are XYXY in pixels.
 
-        The shape of the anchors, such as (R, 4), expands to that of the boxes. Must not synchronize with the host.
+        The shape of the anchors, such as (R, 4), expands to that of the boxes. No synchronization with the host.
         """
         ...
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
-        """Boxes (..., 4), XYXY in pixels, of deltas (..., 4); the inverse of :meth:`encode`, differentiable."""
+        """Compute the boxes (..., 4) of deltas (..., 4): the inverse of :meth:`encode`, differentiable."""
         ...
 
 
@@ -39,17 +39,13 @@ def build_box_coder(cfg: CfgNode) -> BoxCoder:
 
 
 class DeltaXYWHCoder:
-    """Offsets of the center relative to the anchor's size, and log ratios of the sizes, as in R-CNN.
+    """Encodes offsets of the center relative to the anchor's size, and log ratios of the sizes, as R-CNN.
 
-    The numbers are those of Detectron2's ``Box2BoxTransform``. Decoded boxes are float32 and at most 1000 / 16 times
-    as wide and high as the anchor.
+    The numbers are those of Detectron2's ``Box2BoxTransform``: (dx, dy, dw, dh) times ``weights``. Decoded boxes are
+    float32 and at most 1000 / 16 times as wide and high as the anchor.
     """
 
     def __init__(self, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> None:
-        """
-        Args:
-            weights: factors of (dx, dy, dw, dh).
-        """
         self._transform = Box2BoxTransform(weights=tuple(weights))
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:

@@ -20,8 +20,7 @@ IOU_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
 class BoxLoss(Protocol):
     """Computes the sum of the box losses of all positive anchors.
 
-    ``BOX_LOSS_REGISTRY`` has functions ``f(cfg, box_coder) -> BoxLoss``; ``MODEL.RETINANET.BBOX_REG_LOSS_TYPE`` names
-    one.
+    ``BOX_LOSS_REGISTRY`` has functions ``f(cfg, box_coder) -> BoxLoss``; ``BBOX_REG_LOSS_TYPE`` names one.
     """
 
     def __call__(self, deltas: Tensor, anchors: Tensor, gt_boxes: Tensor, positive: Tensor) -> Tensor:
@@ -39,16 +38,12 @@ class BoxLoss(Protocol):
 
 
 def build_box_loss(cfg: CfgNode, box_coder: BoxCoder) -> BoxLoss:
-    """Build the box loss that ``MODEL.RETINANET.BBOX_REG_LOSS_TYPE`` names.
-
-    Raises:
-        ValueError: a parameter of the loss is out of its range.
-    """
+    """Build the box loss that ``MODEL.RETINANET.BBOX_REG_LOSS_TYPE`` names."""
     return BOX_LOSS_REGISTRY.get(cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE)(cfg, box_coder)
 
 
 class BoxRegressionLoss(nn.Module):
-    """Smooth-L1 between deltas, or a generalized IoU loss between decoded and ground-truth boxes; a ``BoxLoss``."""
+    """Computes smooth-L1 between deltas, or a generalized IoU loss between boxes; a :class:`BoxLoss`."""
 
     def __init__(self, *, box_coder: BoxCoder, loss_type: str = "smooth_l1", smooth_l1_beta: float = 0.0) -> None:
         """

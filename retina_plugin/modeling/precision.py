@@ -45,5 +45,5 @@ def _warn_of_slow_cpu(precision: str) -> None:
 
 
 def _cpu_has_convolutions(precision: str) -> bool:
-    is_supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported", None)
-    return is_supported is None or is_supported()  # no warning if this version of torch has no such function
+    # A version of torch without the function gives no warning.
+    return getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported", lambda: True)()

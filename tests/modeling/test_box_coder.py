@@ -1,4 +1,4 @@
-"""Box coders: the R-CNN code against Detectron2's, and one object for box loss and post-processing."""
+"""Box coders: equal to Detectron2's, and one object for box loss and post-processing."""
 
 import numpy as np
 import pytest
@@ -80,8 +80,8 @@ def cfg(request, monkeypatch):
     return cfg
 
 
-def test_what_the_box_loss_asks_for_is_what_is_detected(cfg):
-    """Deltas (dx, dy, dw, dh) or corner offsets, worked out in numpy, have a box loss of 0 and detect their boxes."""
+def test_box_loss_and_postprocessor_share_the_code(cfg):
+    """Deltas computed in numpy for the ground truth have a box loss of 0 and decode to the ground truth."""
     coder = build_box_coder(cfg)
     # Far apart, so that NMS keeps all.
     anchors = torch.tensor([[x, y, x + 30.0, y + 20.0] for x in (0.0, 100.0) for y in (0.0, 100.0)])

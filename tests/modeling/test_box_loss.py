@@ -1,4 +1,4 @@
-"""The box loss against closed forms in float64."""
+"""The box loss equals closed forms in float64."""
 
 import math
 
@@ -73,8 +73,8 @@ def test_iou_losses(loss_type):
 
 @pytest.mark.parametrize("loss_type", ["smooth_l1", "giou", "diou", "ciou"])
 @pytest.mark.parametrize("share", [0.0, 0.3])
-def test_anchors_that_are_not_positive_add_exactly_nothing(loss_type, share):
-    """Whatever their deltas and boxes are; also if there are no others, and with a gradient of zeros."""
+def test_other_anchors_add_exactly_nothing(loss_type, share):
+    """Loss and gradient are 0 for any deltas and boxes of anchors that are not positive, also without positive ones."""
     loss = make_loss(loss_type)
     anchors, boxes = random_boxes(50), torch.stack([random_boxes(50), random_boxes(50)])
     deltas, positive = torch.randn(2, 50, 4), torch.rand(2, 50) < share
@@ -95,7 +95,7 @@ def test_half_precision_is_computed_in_float32():
 
 
 class SidesCoder:
-    """Distances of the sides from the anchor's center in units of 16 pixels: an anchor itself is not encoded as 0."""
+    """Encodes distances of the sides from the anchor's center, in 16 pixels: the code of an anchor itself is not 0."""
 
     signs = torch.tensor([-1.0, -1.0, 1.0, 1.0])
 
@@ -138,7 +138,7 @@ def test_the_key_chooses_the_loss(loss_type):
     assert loss_type != "smooth_l1" or loss.smooth_l1_beta == 0.25
 
 
-def test_impossible_settings_are_refused():
+def test_invalid_settings_are_refused():
     with pytest.raises(ValueError, match="iou.*giou"):
         make_loss("iou")
     with pytest.raises(ValueError, match="BETA"):

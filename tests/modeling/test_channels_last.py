@@ -1,4 +1,4 @@
-"""A pixel's channels side by side in memory: in all of backbone and head, whatever happens to the model."""
+"""Weights, activations and gradients of backbone and head are in channels_last memory format."""
 
 import copy
 
@@ -40,14 +40,14 @@ def in_the_checkout(monkeypatch, request):
     monkeypatch.chdir(request.config.rootpath)
 
 
-def channels_are_side_by_side(x):
+def is_channels_last(x):
     return x.is_contiguous(memory_format=torch.channels_last)
 
 
 def assert_channels_last(model):
-    """Of weights, of what every convolution gives in training and in inference, and of gradients."""
+    """Check weights, inputs and outputs of all convolutions in training and inference, and gradients."""
     weights = {name: p for name, p in model.named_parameters() if p.dim() == 4}
-    assert len(weights) > 20 and all(map(channels_are_side_by_side, weights.values()))
+    assert len(weights) > 20 and all(map(is_channels_last, weights.values()))
     outputs, predictions = [], []
     convs = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
     hooks = [c.register_forward_hook(lambda conv, inputs, output: outputs.extend((*inputs, output))) for c in convs]
@@ -57,11 +57,11 @@ def assert_channels_last(model):
     model.eval()([make_input()])
     for hook in hooks:
         hook.remove()
-    assert all(map(channels_are_side_by_side, outputs)) and len(predictions) == 2
+    assert all(map(is_channels_last, outputs)) and len(predictions) == 2
     for logits, deltas, _ in predictions:
         assert all(per_anchor(x, 4).is_contiguous() for x in (*logits, *deltas))
     gradients = {name: p.grad for name, p in weights.items() if p.requires_grad}
-    assert all(map(channels_are_side_by_side, gradients.values()))
+    assert all(map(is_channels_last, gradients.values()))
     assert all(gradient.abs().sum() > 0 for gradient in gradients.values())
 
 
@@ -70,12 +70,12 @@ def test_everywhere_in_backbone_and_head(opts):
     assert_channels_last(make_model(*opts))
 
 
-def test_not_without_the_key():
+def test_off_by_default():
     weights = [p for p in make_model("MODEL.CHANNELS_LAST", False).parameters() if p.dim() == 4]
-    assert not any(channels_are_side_by_side(w) for w in weights if w.shape[2] > 1)
+    assert not any(is_channels_last(w) for w in weights if w.shape[2] > 1)
 
 
-def test_it_stays_when_a_checkpoint_is_loaded(tmp_path):
+def test_kept_when_a_checkpoint_is_loaded(tmp_path):
     plain, model = make_model("MODEL.CHANNELS_LAST", False), make_model()
     DetectionCheckpointer(plain, str(tmp_path)).save("plain")
     DetectionCheckpointer(model).load(str(tmp_path / "plain.pth"))
@@ -84,11 +84,11 @@ def test_it_stays_when_a_checkpoint_is_loaded(tmp_path):
     assert_channels_last(model)
 
 
-def test_it_stays_in_a_copy():
+def test_kept_in_a_copy():
     assert_channels_last(copy.deepcopy(make_model()))
 
 
-def test_it_stays_when_the_precision_of_the_weights_changes():
+def test_kept_when_the_dtype_of_the_weights_changes():
     assert_channels_last(make_model().double())
 
 
@@ -106,4 +106,4 @@ def test_under_distributed_data_parallel(tmp_path):
     for (name, p), expected in zip(model.named_parameters(), plain.parameters()):
         if p.requires_grad:
             torch.testing.assert_close(p.grad, expected.grad, rtol=1e-6, atol=1e-6 * expected.grad.abs().max())
-            assert p.dim() < 4 or channels_are_side_by_side(p.grad), name
+            assert p.dim() < 4 or is_channels_last(p.grad), name

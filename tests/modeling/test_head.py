@@ -50,7 +50,7 @@ def test_norms(norm, kind):
     head = make_head(norm=norm)
     for subnet in (head.cls_subnet, head.bbox_subnet):
         assert [type(m) for m in subnet] == [nn.Conv2d, kind, nn.ReLU] * 2
-    if norm != "SyncBN":  # which computes on GPUs alone
+    if norm != "SyncBN":  # computes only on GPUs
         logits = head([torch.randn(2, 32, s, s) for s in (8, 4, 2)]).logits
         assert all(torch.isfinite(x).all() for x in logits)
 
@@ -81,7 +81,7 @@ def test_per_anchor_is_a_view_in_the_order_of_the_anchors():
     generator = DefaultAnchorGenerator(sizes=[[16, 32]], aspect_ratios=[[0.5, 1, 2]], strides=[8], offset=0.0)
     height, width, num_anchors = 3, 4, 6
     anchors = generator([torch.zeros(1, 1, height, width)])[0].tensor
-    # A prediction that says where it comes from: channel a holds (a, y, x).
+    # A prediction that contains its own position: channel a holds (a, y, x).
     prediction = torch.stack(
         torch.meshgrid(*(torch.arange(n).float() for n in (num_anchors, height, width)), indexing="ij")
     )
@@ -106,6 +106,6 @@ def test_per_anchor_is_a_view_in_the_order_of_the_anchors():
         ({"input_shape": [ShapeSpec(channels=32), ShapeSpec(channels=16)]}, "channels"),
     ],
 )
-def test_impossible_settings_are_refused(bad, message):
+def test_invalid_settings_are_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         make_head(**bad)

@@ -1,4 +1,4 @@
-"""In a training step on a GPU the host never waits, but for what it logs: no operator asks for a value or a count."""
+"""A training step does not synchronize host and GPU, except for logging: no operator needs a value or a count."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def random_boxes(count):
 
 
 class Syncs(TorchDispatchMode):
-    """The operators called that make the host wait for a GPU: here, on the CPU, they are the same."""
+    """Records the operators that would synchronize on a GPU; the same operators run on the CPU."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Half precision in inference: which parts compute in it, and what is left of the numbers."""
+"""Half precision in inference: which parts use it, and the error of predictions and detections."""
 
 import logging
 
@@ -31,7 +31,7 @@ def make_cfg(*opts):
 
 
 def make_model(*opts):
-    """Some classes are sure, so that rounding does not decide what is detected."""
+    """Some classes have high scores, so that rounding does not change what is detected."""
     model = build_model(make_cfg(*opts))
     with torch.no_grad():
         model.head.cls_score.weight.mul_(20)
@@ -47,7 +47,7 @@ def make_input():
 
 
 class Watch:
-    """What the parts of a detector are given."""
+    """Records the dtypes of the inputs of a detector's parts."""
 
     def __init__(self, model):
         model.head.register_forward_hook(self._head)
@@ -64,7 +64,7 @@ class Watch:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
-def test_backbone_and_head_compute_in_it_and_nothing_else(name, dtype):
+def test_only_backbone_and_head_compute_in_half_precision(name, dtype):
     model = make_model("TEST.PRECISION", name).eval()
     watch = Watch(model)
     (output,) = model([make_input()])
@@ -75,7 +75,7 @@ def test_backbone_and_head_compute_in_it_and_nothing_else(name, dtype):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name, error", [("bf16", 0.05), ("fp16", 0.01)])
-def test_predictions_and_detections_are_those_of_float32_but_for_rounding(name, error):
+def test_predictions_and_detections_equal_float32_up_to_rounding(name, error):
     model, image, logits = make_model().eval(), make_input(), []
     model.head.register_forward_hook(lambda head, inputs, outputs: logits.append(outputs[0][0].float()))
     (expected,) = model([image])
@@ -89,11 +89,11 @@ def test_predictions_and_detections_are_those_of_float32_but_for_rounding(name, 
     overlaps = pairwise_iou(expected.pred_boxes, detections.pred_boxes)
     overlaps[expected.pred_classes[:, None] != detections.pred_classes] = 0
     close = (expected.scores[:, None] - detections.scores).abs() < 10 * error
-    # Of two boxes that score alike, NMS may keep the other.
+    # NMS may keep another one of two boxes with similar scores.
     assert ((overlaps > 0.9) & close).any(dim=1).float().mean() >= 0.75
 
 
-def test_training_is_left_alone():
+def test_training_is_not_affected():
     model = make_model("TEST.PRECISION", "bf16")
     watch = Watch(model)
     with EventStorage():
@@ -102,7 +102,7 @@ def test_training_is_left_alone():
 
 
 @torch.no_grad()
-def test_with_fp32_the_autocast_of_the_caller_holds():
+def test_fp32_keeps_the_autocast_of_the_caller():
     model = make_model().eval()
     watch = Watch(model)
     with torch.autocast("cpu", torch.bfloat16):
@@ -110,14 +110,14 @@ def test_with_fp32_the_autocast_of_the_caller_holds():
     assert watch.predictions == {torch.bfloat16} and not watch.autocast
 
 
-def test_a_precision_that_does_not_exist():
+def test_unknown_precision():
     with pytest.raises(ConfigError, match="TEST.PRECISION is 'bf61', which is none of fp32, bf16, fp16. Did you mean"):
         make_model("TEST.PRECISION", "bf61")
     with pytest.raises(ValueError, match="'half' is none of fp32, bf16, fp16"):
         autocast("cpu", "half")
 
 
-def test_a_cpu_that_is_slow_in_it_says_so_once(monkeypatch, caplog):
+def test_a_slow_cpu_warns_once(monkeypatch, caplog):
     monkeypatch.setattr(precision, "_cpu_has_convolutions", lambda name: name != "fp16")
     precision._warn_of_slow_cpu.cache_clear()
     for name in 2 * list(precision.PRECISIONS):

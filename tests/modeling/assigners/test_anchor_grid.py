@@ -1,4 +1,4 @@
-"""Matching on a grid against Detectron2's IoU of all pairs, to the last bit."""
+"""Matching on a grid equals Detectron2's IoU of all pairs, bit for bit."""
 
 import math
 import random
@@ -29,33 +29,33 @@ def paper_anchors(height, width):
 
 
 def make_anchors(height, width, sizes, ratios, strides, offset):
-    """One ``Boxes`` a level, and how many anchors a cell of each level has."""
+    """Anchors of each level, and the number of anchors a cell of each level."""
     generator = DefaultAnchorGenerator(sizes=sizes, aspect_ratios=ratios, strides=strides, offset=offset)
     maps = [torch.zeros(1, 1, math.ceil(height / stride), math.ceil(width / stride)) for stride in strides]
     return generator(maps), generator.num_cell_anchors
 
 
 def random_anchors():
-    """Any number of levels, of cells and of anchors a cell, which may differ from level to level; (R, 4) in all."""
+    """Random numbers of levels, of cells and of anchors a cell, which may differ between levels."""
     height, width = (random.choice([random.randint(1, 40), random.randint(1, 300)]) for _ in range(2))
     strides = random.choice([(8, 16, 32, 64, 128), (16, 32), (32,)])
-    # Powers of 2 have sides without rounding, and so exact ties.
+    # Sides that are powers of 2 are not rounded, which gives exact ties.
     sizes = [[random.choice([2.0, 4.0, 3.7]) * s * 2**k for k in range(random.randint(1, 3))] for s in strides]
     ratios = random.choice([[[0.5, 1.0, 2.0]], [[1.0]], [[random.uniform(0.2, 5.0) for _ in range(4)]]])
     return make_anchors(height, width, sizes, ratios, strides, random.choice([0.0, 0.5]))
 
 
 def irregular_anchors():
-    """Columns and rows of any distance and length, each shape with its own: still grids."""
+    """Grids with irregular columns and rows, different for each anchor type."""
     levels, num_cell_anchors = [], []
     for _ in range(2):
-        shapes, rows, columns = (int(n) for n in torch.randint(1, 12, (3,)))
-        x, y = (torch.rand(2, shapes, n).mul(300).sort(dim=2).values for n in (columns, rows))
+        types, rows, columns = (int(n) for n in torch.randint(1, 12, (3,)))
+        x, y = (torch.rand(2, types, n).mul(300).sort(dim=2).values for n in (columns, rows))
         for lower, upper in (x, y):
             upper += (lower - upper).amax() + random.uniform(1, 50)
-        edges = [x[0].T[None], y[0].T[:, None], x[1].T[None], y[1].T[:, None]]  # (rows, columns, shapes)
+        edges = [x[0].T[None], y[0].T[:, None], x[1].T[None], y[1].T[:, None]]  # (rows, columns, types)
         levels.append(Boxes(torch.stack(torch.broadcast_tensors(*edges), dim=3).reshape(-1, 4)))
-        num_cell_anchors.append(shapes)
+        num_cell_anchors.append(types)
     return levels, num_cell_anchors
 
 
@@ -102,7 +102,7 @@ KINDS = ["any", "aligned", "anchors", "identical", "outside", "all covering", "w
 
 
 def dense_match(matcher, anchors, gt_boxes):
-    """The matcher's definition, from the IoU of all pairs. numpy's argmax is the first of equals."""
+    """Match by definition, from the IoU of all pairs. numpy's argmax is the first of equals."""
     iou = pairwise_iou(gt_boxes, anchors).numpy()  # (G, R)
     best = iou.max(axis=0)
     thresholds = np.float32(matcher.thresholds)
@@ -127,7 +127,7 @@ def assert_match(matcher, anchors, gt_boxes, grid):
 @pytest.mark.parametrize("low_quality", [True, False])
 @pytest.mark.parametrize("thresholds, labels", THRESHOLDS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_both_ways_match_as_the_iou_of_all_pairs(kind, thresholds, labels, low_quality):
+def test_both_searches_equal_the_iou_of_all_pairs(kind, thresholds, labels, low_quality):
     levels, num_cell_anchors = random.choice([random_anchors, irregular_anchors])()
     grid, anchors = AnchorGrid.find(levels, num_cell_anchors), Boxes.cat(levels)
     assert grid is not None
@@ -139,7 +139,7 @@ def test_both_ways_match_as_the_iou_of_all_pairs(kind, thresholds, labels, low_q
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_chunks_of_any_size_give_the_same(kind, monkeypatch):
+def test_results_do_not_depend_on_the_chunk_size(kind, monkeypatch):
     levels, num_cell_anchors = random_anchors()
     grid, anchors = AnchorGrid.find(levels, num_cell_anchors), Boxes.cat(levels)
     for size in (1, 7, 100):
@@ -151,8 +151,8 @@ def test_chunks_of_any_size_give_the_same(kind, monkeypatch):
 
 @pytest.mark.parametrize("with_best", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_pairs_that_are_asked_for(kind, with_best):
-    """Asked for exactly the IoU of one of the pairs, where rounding decides."""
+def test_finds_all_pairs_above_the_threshold(kind, with_best):
+    """The threshold is the exact IoU of one of the pairs, where rounding decides."""
     levels, num_cell_anchors = random_anchors()
     grid, anchors = AnchorGrid.find(levels, num_cell_anchors), Boxes.cat(levels)
     boxes = random_boxes(kind, anchors)
@@ -172,7 +172,7 @@ def test_all_pairs_that_are_asked_for(kind, with_best):
 
 
 @pytest.mark.parametrize("coordinate", range(4))
-def test_one_anchor_beside_the_grid_is_noticed(coordinate):
+def test_one_anchor_off_the_grid_is_detected(coordinate):
     levels, num_cell_anchors = make_anchors(100, 60, [[32.0, 50.0]], [[0.5, 1.0]], (16, 8), 0.0)
     assert AnchorGrid.find(levels, num_cell_anchors) is not None
     for value in (2.0**-10, math.nan, math.inf):
@@ -182,7 +182,7 @@ def test_one_anchor_beside_the_grid_is_noticed(coordinate):
         assert AnchorGrid.find(moved, num_cell_anchors) is None
 
 
-def test_what_is_no_grid():
+def test_anchors_that_are_not_a_grid():
     levels, num_cell_anchors = make_anchors(100, 60, [[32.0, 50.0]], [[0.5, 1.0]], (16, 8), 0.0)
     first, second = (level.tensor for level in levels)
     cells = first.view(7, 4, 4, 4)  # rows, columns, A, edges
@@ -210,8 +210,8 @@ def test_what_is_no_grid():
 
 
 @pytest.mark.parametrize("low_quality", [True, False])
-def test_beside_the_cpu_the_host_waits_for_nothing(low_quality):
-    """Meta tensors have no values that one could wait for."""
+def test_no_host_synchronization_on_other_devices(low_quality):
+    """Meta tensors have no values to synchronize for."""
     anchors, boxes = torch.rand(500, 4, device="meta"), torch.rand(7, 4, device="meta")
     matched_idxs, labels = AnchorMatcher(num_classes=9, allow_low_quality_matches=low_quality).match(
         Boxes(anchors), Boxes(boxes)
@@ -249,7 +249,7 @@ def test_targets_of_a_batch_with_and_without_known_cell_anchors(is_known):
 def test_where_float32_underflows(thresholds, labels, low_quality):
     levels, num_cell_anchors = random.choice([random_anchors, irregular_anchors])()
     matcher = AnchorMatcher(num_classes=9, thresholds=thresholds, labels=labels, allow_low_quality_matches=low_quality)
-    # Areas down to the smallest numbers there are; and IoUs, of boxes that are larger by far.
+    # Areas down to the smallest float32 numbers, and such IoUs with boxes that are much larger.
     for exponent, enlarge in ((-75, 0), (-78, 0), (-80, 0), (-20, 72), (-20, 76)):
         small = [Boxes(level.tensor * 2.0**exponent) for level in levels]
         anchors = Boxes.cat(small)
@@ -258,7 +258,7 @@ def test_where_float32_underflows(thresholds, labels, low_quality):
         assert_match(matcher, anchors, boxes, AnchorGrid.find(small, num_cell_anchors))
 
 
-def test_looks_at_few_pairs_beside_those_that_matter():
+def test_computes_few_pairs_below_the_threshold():
     levels, num_cell_anchors = paper_anchors(800, 1344)
     grid = AnchorGrid.find(levels, num_cell_anchors)
     center = torch.rand(100, 2) * torch.tensor([1344.0, 800.0])
@@ -278,7 +278,7 @@ def test_looks_at_few_pairs_beside_those_that_matter():
 
 
 class Memory(TorchDispatchMode):
-    """Bytes of all tensors that were made and are still there, and the most there ever were."""
+    """Records the bytes of all tensors alive, now and at the peak."""
 
     def __init__(self):
         super().__init__()

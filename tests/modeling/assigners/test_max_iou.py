@@ -1,4 +1,4 @@
-"""The matcher against a loop over all pairs, and against Detectron2's matcher."""
+"""The matcher equals a loop over all pairs, and Detectron2's matcher."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_equals_a_loop_over_all_pairs(num_boxes, low_quality):
 @pytest.mark.parametrize(
     "thresholds, labels", [([0.4, 0.5], [0, -1, 1]), ([0.5], [0, 1]), ([0.1, 0.3, 0.6], [-1, 0, -1, 1])]
 )
-def test_equals_detectron2_where_every_box_is_touched(thresholds, labels):
+def test_equals_detectron2_if_every_box_overlaps_an_anchor(thresholds, labels):
     anchors = random_boxes(500)
     # Sides of at least one pixel stay positive, and the anchor below overlaps.
     gt_boxes = Boxes(anchors.tensor[torch.randperm(500)[:30]] + torch.randint(-1, 2, (30, 4)) / 4)
@@ -78,14 +78,14 @@ def test_low_quality_matches_with_ties():
 @pytest.mark.parametrize(
     "box", [[500.0, 500.0, 510.0, 510.0], [5.0, 5.0, 5.0, 9.0], [9.0, 9.0, 3.0, 3.0], [float("nan")] * 4]
 )
-def test_a_box_that_no_anchor_touches_matches_nothing(box):
-    """Outside every anchor, without area, inside out, not a number: no anchor becomes positive."""
+def test_a_box_with_zero_iou_to_all_anchors_stays_unmatched(box):
+    """Boxes outside all anchors, without area, inverted, or NaN make no anchor positive."""
     anchors = random_boxes(50)
     _, labels = AnchorMatcher(num_classes=9).match(anchors, Boxes(torch.tensor([box])))
     assert (labels == 0).all()
 
 
-def test_no_boxes_is_background():
+def test_without_boxes_all_anchors_are_background():
     idxs, labels = AnchorMatcher(num_classes=9).match(random_boxes(10), Boxes(torch.zeros(0, 4)))
     assert idxs.tolist() == [0] * 10 and labels.tolist() == [0] * 10
 
@@ -102,6 +102,6 @@ def test_no_boxes_is_background():
         {"labels": [1, -1, 1]},
     ],
 )
-def test_impossible_settings_are_refused(bad):
+def test_invalid_settings_are_refused(bad):
     with pytest.raises(ValueError, match="IOU_"):
         AnchorMatcher(num_classes=9, **bad)

@@ -1,4 +1,4 @@
-"""A frozen norm folded into its convolution: the numbers of the two, in every state of the weights."""
+"""A frozen norm folded into its convolution computes the numbers of both."""
 
 import copy
 
@@ -52,7 +52,7 @@ def assert_same(ours, theirs, x, **tolerance):
 
 @pytest.mark.parametrize("activation", [None, torch.relu_])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_outputs_and_gradients_are_those_of_convolution_and_norm(shape, activation):
+def test_outputs_and_gradients_equal_convolution_and_norm(shape, activation):
     conv, folded = make_pair(activation=activation, **SHAPES[shape])
     x = torch.randn(2, 8, 7, 9, dtype=torch.float64)
     assert_same(folded, conv, x)
@@ -70,7 +70,7 @@ def test_float32_in_both_memory_formats(shape, memory_format):
     assert_same(folded, conv, x, rtol=1e-4, atol=1e-4)
 
 
-def test_gradient_of_what_is_trainable_alone():
+def test_gradients_of_trainable_parameters_only():
     x = torch.randn(2, 8, 7, 9, dtype=torch.float64)
     conv, folded = make_pair(**SHAPES["3x3"])
     expected = outputs_and_gradients(conv, x)
@@ -94,7 +94,7 @@ def test_parameters_and_buffers_are_the_same_objects_with_the_same_names():
     assert set(conv.state_dict()) == set(before)
 
 
-def test_it_follows_weights_that_change():
+def test_changed_weights_take_effect():
     conv, folded = make_pair(torch.float32, **SHAPES["3x3"])
     x = torch.randn(2, 8, 7, 9)
     other, _ = make_pair(torch.float32, **SHAPES["3x3"])
@@ -126,7 +126,7 @@ def test_it_follows_weights_that_change():
     assert_equal_outputs(x.double())
 
 
-def test_training_keeps_no_scaled_weight():
+def test_training_stores_no_scaled_weight():
     _, folded = make_pair(torch.float32, **SHAPES["3x3"])
     x = torch.randn(1, 8, 40, 40, requires_grad=True)
     kept = []
@@ -138,7 +138,7 @@ def test_training_keeps_no_scaled_weight():
     assert sum(others) <= 12  # the scale of every channel
 
 
-def test_a_weight_that_changes_before_backward_is_noticed():
+def test_a_weight_changed_before_backward_is_an_error():
     _, folded = make_pair(**SHAPES["3x3"])
     output = folded(torch.randn(2, 8, 7, 9, dtype=torch.float64))
     with torch.no_grad():
@@ -148,7 +148,7 @@ def test_a_weight_that_changes_before_backward_is_noticed():
 
 
 @pytest.mark.parametrize("grad", [True, False])
-def test_under_autocast_it_computes_in_half_precision(grad):
+def test_computes_in_half_precision_under_autocast(grad):
     conv, folded = make_pair(torch.float32, **SHAPES["bias"])
     x = torch.randn(2, 8, 7, 9)
     expected = outputs_and_gradients(conv, x)
@@ -176,7 +176,7 @@ def test_a_traced_model_can_be_saved(tmp_path):
         torch.testing.assert_close(torch.jit.load(str(tmp_path / "folded.pt"))(x), conv(x), rtol=1e-4, atol=1e-4)
 
 
-def test_other_norms_and_other_convolutions_are_left_alone():
+def test_other_norms_and_other_convolutions_are_not_folded():
     class Mine(Conv2d):
         def forward(self, x):
             return super().forward(x) + 1
@@ -210,8 +210,8 @@ def make_cfg(*opts):
     return cfg
 
 
-def test_no_norm_of_a_whole_backbone_is_passed_over():
-    """FPN calls its convolutions through lists of its own."""
+def test_all_norms_of_a_backbone_are_folded():
+    """FPN calls its convolutions through plain lists."""
     backbone = build_backbone(make_cfg("MODEL.FPN.NORM", "FrozenBN"), ShapeSpec(channels=3)).double()
     norms = [m for m in backbone.modules() if isinstance(m, FrozenBatchNorm2d)]
     assert len(norms) == 53 + 6
@@ -229,7 +229,7 @@ def test_no_norm_of_a_whole_backbone_is_passed_over():
     assert calls == []
 
 
-def test_the_key_folds_and_says_when_there_is_nothing_to_fold():
+def test_the_key_folds_and_is_refused_without_frozen_norms():
     def folded(model):
         return sum(type(m).__name__ == "FrozenBNConv2d" for m in model.modules())
 

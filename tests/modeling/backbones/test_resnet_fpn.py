@@ -60,7 +60,7 @@ def test_depths(depth, blocks):
     assert backbone.top_block.p6.in_channels == (512 if depth < 50 else 2048)
 
 
-def test_padding_is_asked_for():
+def test_size_divisibility():
     assert make_backbone().size_divisibility == 32
     assert make_backbone(MODEL__FPN__SIZE_DIVISIBILITY=128).size_divisibility == 128
 
@@ -71,7 +71,7 @@ def test_resnext():
     assert conv.groups == 32 and conv.in_channels == 256
 
 
-def test_starts_at_p2_when_asked():
+def test_starts_at_p2_if_configured():
     levels = ["res2", "res3", "res4", "res5"]
     backbone = make_backbone(MODEL__RESNETS__OUT_FEATURES=levels, MODEL__FPN__IN_FEATURES=levels)
     assert list(backbone.output_shape()) == ["p2", "p3", "p4", "p5", "p6", "p7"]
@@ -98,6 +98,6 @@ def test_p7_is_made_from_p6_with_or_without_relu(relu):
         ({"MODEL__RESNETS__OUT_FEATURES": ["res4", "res5"]}, "OUT_FEATURES"),
     ],
 )
-def test_impossible_pyramids_are_refused(overrides, message):
+def test_invalid_pyramids_are_refused(overrides, message):
     with pytest.raises(ValueError, match=message):
         make_backbone(**overrides)

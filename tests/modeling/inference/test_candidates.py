@@ -1,4 +1,4 @@
-"""The best candidates of a level against the plain way: a score for every logit, then a stable sort."""
+"""The candidates of a level equal a plain implementation: a score for every logit, then a stable sort."""
 
 from itertools import permutations
 
@@ -60,7 +60,7 @@ def assert_same_candidates(logits, score_thresh, topk):
 
 @pytest.mark.parametrize("score_thresh", [-1.0, 0.0, 1e-39, 0.05, 0.5, 0.999, 1.0, 1.5, "one of the scores"])
 @pytest.mark.parametrize("kind", LOGITS)
-def test_equal_those_of_the_plain_way_bit_by_bit(kind, score_thresh):
+def test_equal_the_plain_implementation_bit_for_bit(kind, score_thresh):
     for shape in SHAPES:
         logits = LOGITS[kind](shape)
         threshold = score_thresh
@@ -106,7 +106,7 @@ def test_equal_scores_in_several_searches(monkeypatch):
         assert_same_candidates(logits, 0.05, topk)
 
 
-def test_a_score_depends_on_its_logit_alone():
+def test_a_score_depends_only_on_its_logit():
     logits = torch.randn(1, 1, 1, 1000) * 3
     scores, index = top_candidates(logits, -1, 1000)
     score_of = torch.empty(1000).index_copy_(0, index, scores)

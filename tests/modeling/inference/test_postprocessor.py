@@ -1,4 +1,4 @@
-"""Post-processing against a slow restatement in numpy, and bit by bit against the plain way in torch."""
+"""Post-processing equals a slow implementation in numpy, and bit for bit a plain implementation in torch."""
 
 import numpy as np
 import pytest
@@ -66,16 +66,16 @@ def detect_slowly(anchors, logits, deltas, score_thresh, topk, nms_thresh, limit
         {"score_thresh": 0.999, "topk": 10, "nms_thresh": 0.5, "limit": 10},
     ],
 )
-def test_equals_a_slow_restatement(settings):
+def test_equals_a_slow_implementation(settings):
     for _ in range(50):
         try:
-            return compare_with_slow_restatement(settings)
+            return compare_with_slow_implementation(settings)
         except NearTie:
             continue
     raise AssertionError("fifty draws with a near tie")
 
 
-def compare_with_slow_restatement(settings):
+def compare_with_slow_implementation(settings):
     num_images, num_classes, num_anchors = 2, 3, 2
     cells = [(4, 5), (2, 3)]
     anchors, logits, deltas = [], [], []
@@ -122,7 +122,7 @@ def make_predictions(cells, memory_format, num_images=2, num_anchors=3, num_clas
 
 
 def detect_plainly(anchors, logits, deltas, score_thresh, topk, nms_thresh, limit):
-    """Of one image: a score for every logit, sorted; boxes decoded from copies in the order of the anchors."""
+    """Detect in one image: score and sort every logit, decode boxes from copies in the order of the anchors."""
     all_scores, all_classes, all_deltas, all_anchors = [], [], [], []
     for level_anchors, level_logits, level_deltas in zip(anchors, logits, deltas, strict=True):
         scores = level_logits.flatten(0, 2).to(torch.promote_types(level_logits.dtype, torch.float32)).sigmoid()
@@ -141,8 +141,8 @@ def detect_plainly(anchors, logits, deltas, score_thresh, topk, nms_thresh, limi
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("memory_format", MEMORY_FORMATS)
 @pytest.mark.parametrize(("topk", "score_thresh"), [(60, 0.0), (10**5, 0.05), (60, 0.9), (60, 1.0)])
-def test_equals_the_plain_way_bit_by_bit(topk, score_thresh, memory_format, dtype):
-    # Levels of whole vector registers, too small for a second thread: then the plain way rounds every score alike.
+def test_equals_the_plain_implementation_bit_for_bit(topk, score_thresh, memory_format, dtype):
+    # Levels of whole vector registers, too small for a second thread, so that every score is rounded alike.
     cells = [(8, 16), (8, 8), (4, 4)]
     anchors, logits, deltas = make_predictions(cells, MEMORY_FORMATS[memory_format], dtype=dtype)
     postprocess = Postprocessor(
@@ -165,7 +165,7 @@ def test_equals_the_plain_way_bit_by_bit(topk, score_thresh, memory_format, dtyp
 
 
 class LargestAllocation(TorchDispatchMode):
-    """Bytes of the largest storage that an operation makes."""
+    """Records the bytes of the largest storage that an operation allocates."""
 
     def __init__(self, *inputs):
         super().__init__()
@@ -182,7 +182,7 @@ class LargestAllocation(TorchDispatchMode):
 
 @pytest.mark.parametrize("memory_format", MEMORY_FORMATS)
 @pytest.mark.parametrize("score_thresh", [0.0, 0.05])
-def test_makes_no_tensor_of_the_size_of_the_logits(score_thresh, memory_format):
+def test_allocates_no_tensor_of_the_size_of_the_logits(score_thresh, memory_format):
     anchors, logits, deltas = make_predictions([(64, 96)], MEMORY_FORMATS[memory_format], num_images=1)
     postprocess = Postprocessor(box_coder=DeltaXYWHCoder(WEIGHTS), score_thresh=score_thresh, topk_candidates=100)
     with LargestAllocation(*logits, *deltas) as largest:
@@ -190,7 +190,7 @@ def test_makes_no_tensor_of_the_size_of_the_logits(score_thresh, memory_format):
     assert 0 < largest.nbytes < min(logits[0].numel(), deltas[0].nbytes)  # not even one byte a logit
 
 
-def test_makes_no_tensor_of_the_size_of_the_logits_where_all_are_equal(monkeypatch):
+def test_allocates_no_tensor_of_the_size_of_the_logits_where_all_are_equal(monkeypatch):
     monkeypatch.setattr(candidates, "SEARCHED_AT_ONCE", 2**12)
     anchors, logits, deltas = make_predictions([(64, 96)], torch.contiguous_format, num_images=1)
     logits[0].fill_(0.5)
@@ -201,8 +201,8 @@ def test_makes_no_tensor_of_the_size_of_the_logits_where_all_are_equal(monkeypat
 
 
 @pytest.mark.parametrize("clip_before_nms, kept", [(False, [0, 1]), (True, [0])])
-def test_boxes_that_overlap_within_the_image_alone(clip_before_nms, kept):
-    """Both reach from x = 60 to the border at 100: the same box once they end there, with an IoU of 40 / 180 before."""
+def test_boxes_that_overlap_only_within_the_image(clip_before_nms, kept):
+    """Clipped at x = 100, both boxes are equal; unclipped, their IoU is 40 / 180."""
     boxes = torch.tensor([[60.0, 0.0, 100.0, 100.0], [60.0, 0.0, 240.0, 100.0]])
     postprocess = Postprocessor(box_coder=DeltaXYWHCoder(WEIGHTS), clip_before_nms=clip_before_nms, nms_thresh=0.5)
     logits = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2, 1)

@@ -67,7 +67,7 @@ def sigmoid_hinge_loss(logits: Tensor, labels: Tensor, *, alpha: Alpha = None, m
     Args:
         margin: in (0, 1].
     """
-    return sum_over_levels(pointwise_hinge(margin), [logits], [labels], alpha=alpha, fused=False)
+    return sum_over_levels(PointwiseHinge(margin), [logits], [labels], alpha=alpha, fused=False)
 
 
 def pointwise_focal(gamma: float) -> SigmoidLossFamily:
@@ -86,16 +86,15 @@ def pointwise_focal_star(gamma: float, beta: float) -> SigmoidLossFamily:
     return SigmoidLossFamily(steepness=gamma, shift=beta)
 
 
-def pointwise_hinge(margin: float) -> PointwiseLoss:
-    """Return the hinge loss of x_t."""
-    if not 0 < margin <= 1:
-        raise ValueError(f"hinge loss: the margin on p_t lies in (0, 1], got {margin}")
-    return _Hinge(margin)
-
-
 @dataclass(frozen=True)
-class _Hinge:
+class PointwiseHinge:
+    """Computes the hinge loss of x_t."""
+
     margin: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.margin <= 1:
+            raise ValueError(f"hinge loss: the margin on p_t lies in (0, 1], got {self.margin}")
 
     def __call__(self, x_t: Tensor) -> Tensor:
         return (self.margin - x_t.sigmoid()).clamp(min=0)
@@ -178,11 +177,9 @@ def apply_alpha(loss: Tensor, is_class: Tensor, alpha: Alpha) -> Tensor:
 
 
 def alpha_weights(alpha: Alpha, like: Tensor) -> Weights:
-    """Return the weights of positives and negatives, as two numbers or two tensors (K,).
+    """Return the weights of positives and negatives for logits or losses ``like`` (..., K).
 
-    Args:
-        alpha: a tensor is not checked for its range.
-        like: float (..., K); tensors of weights take its device and its precision, at least float32.
+    The range of an alpha that is a tensor is not checked, as that would synchronize a GPU with the host.
     """
     if alpha is None:
         return 1.0, 1.0
@@ -204,10 +201,8 @@ def check_alpha(alpha: Alpha) -> None:
     """Raise ``ValueError`` unless alpha is None, a number in [0, 1] or a sequence or tensor of such numbers."""
     if alpha is None:
         return
-    if isinstance(alpha, numbers.Real):  # checked at every step, so no tensor is made
-        weights = [float(alpha)]
-    else:
-        weights = torch.as_tensor(alpha, dtype=torch.float64, device="cpu").flatten().tolist()
+    is_number = isinstance(alpha, numbers.Real)  # checked at every step, so no tensor is made
+    weights: list = [alpha] if is_number else torch.as_tensor(alpha, dtype=torch.float64).flatten().tolist()
     wrong = [weight for weight in weights if not 0 <= weight <= 1]
     if wrong:
         raise ValueError(

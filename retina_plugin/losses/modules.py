@@ -79,7 +79,7 @@ class SigmoidHingeLoss(MultiLevelLoss):
     """:func:`~.functional.sigmoid_hinge_loss` summed over levels."""
 
     def __init__(self, *, alpha: Alpha = None, margin: float = 0.5) -> None:
-        super().__init__(functional.pointwise_hinge(margin), alpha=alpha, fused=False)
+        super().__init__(functional.PointwiseHinge(margin), alpha=alpha, fused=False)
 
 
 @register_classification_loss()
@@ -115,13 +115,13 @@ def alpha_from_config(cfg: CfgNode) -> float | list[float] | None:
     Raises:
         ValueError: FOCAL_LOSS_ALPHA_PER_CLASS has another length than K.
     """
-    per_class, alpha = cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA_PER_CLASS, cfg.MODEL.RETINANET.FOCAL_LOSS_ALPHA
+    keys = cfg.MODEL.RETINANET
+    alpha, per_class, num_classes = keys.FOCAL_LOSS_ALPHA, keys.FOCAL_LOSS_ALPHA_PER_CLASS, keys.NUM_CLASSES
     if not per_class:
         return None if alpha is None or alpha == -1 else alpha
-    if len(per_class) != cfg.MODEL.RETINANET.NUM_CLASSES:
+    if len(per_class) != num_classes:
         raise ValueError(
-            f"MODEL.RETINANET.FOCAL_LOSS_ALPHA_PER_CLASS has {len(per_class)} numbers for the "
-            f"{cfg.MODEL.RETINANET.NUM_CLASSES} classes of MODEL.RETINANET.NUM_CLASSES; give one a class, in their "
-            "order, or none"
+            f"MODEL.RETINANET.FOCAL_LOSS_ALPHA_PER_CLASS has {len(per_class)} numbers for the {num_classes} classes of "
+            "MODEL.RETINANET.NUM_CLASSES; give one a class, in their order, or none"
         )
     return list(per_class)

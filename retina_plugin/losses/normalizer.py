@@ -7,14 +7,10 @@ from torch import Tensor, distributed, nn
 
 
 class Normalizer(Protocol):
-    """The interface of a loss normalizer, asked once a step, before the first forward pass."""
+    """The interface of a loss normalizer, called once a step, before the first forward pass."""
 
     def __call__(self, num_positives: Tensor) -> Tensor:
-        """Return the divisor of a step's losses, a 0-dim float tensor > 0 on the device of ``num_positives``.
-
-        Args:
-            num_positives: 0-dim integer tensor, the positive anchors of all images that this rank has in the step.
-        """
+        """Return the divisor of the losses, > 0, for this rank's positive anchors of the whole step; 0-dim tensors."""
 
 
 class LossNormalizer(nn.Module):
@@ -28,9 +24,8 @@ class LossNormalizer(nn.Module):
                           ranks, so the result is that of one rank with all images.
     ====================  ===============================================================================
 
-    A step without positives counts as one positive. The average is a buffer that every mode saves with the model: a
-    run can change its mode and still load its checkpoint. A checkpoint without the buffer (every model-zoo file) leaves
-    the average at its present value.
+    A step without positives counts as one positive. Every mode saves the average with the model, so that a run can
+    change its mode; a checkpoint without the average (every model-zoo file) leaves it unchanged.
 
     Raises:
         ValueError: unknown mode.

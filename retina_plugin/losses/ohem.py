@@ -22,21 +22,20 @@ class OnlineHardExampleMining(nn.Module):
     hardest. In the 1:3 variant (as SSD), an image keeps its hardest positives, at most a quarter of ``batch_size``, and
     for each positive the three hardest negatives; an image without positives keeps three negatives. All other anchors
     count as ignored.
+
+    Args:
+        alpha: see :mod:`retina_plugin.losses.functional`; the hardness is weighted as well.
+        batch_size: anchors that an image keeps, at least 4.
+        nms_thresh: NMS threshold (IoU) on predicted boxes, ranked by loss, in [0, 1]; 1 turns suppression off.
+        one_to_three: keep positives and negatives 1 to 3.
+
+    Raises:
+        ValueError: a parameter out of its range.
     """
 
     def __init__(
         self, *, alpha: Alpha = None, batch_size: int = 128, nms_thresh: float = 0.5, one_to_three: bool = False
     ) -> None:
-        """
-        Args:
-            alpha: see :mod:`retina_plugin.losses.functional`; the hardness is weighted as well.
-            batch_size: anchors that an image keeps, at least 4.
-            nms_thresh: NMS threshold (IoU) on predicted boxes, ranked by loss, in [0, 1]; 1 turns suppression off.
-            one_to_three: keep positives and negatives 1 to 3.
-
-        Raises:
-            ValueError: a parameter out of its range.
-        """
         super().__init__()
         if not isinstance(batch_size, int) or batch_size < 4:
             raise ValueError(
@@ -58,11 +57,7 @@ class OnlineHardExampleMining(nn.Module):
 
     @torch.no_grad()
     def mine(self, logits: Sequence[Tensor], targets: Targets, context: LossContext) -> Tensor:
-        """Select the hard anchors; the arguments are those of :class:`~.registry.ClassificationLoss`.
-
-        Returns:
-            Integer tensor (N, R): the labels of the mined anchors, -1 elsewhere.
-        """
+        """Select the hard anchors; returns labels (N, R) that are -1 elsewhere."""
         num_classes = logits[0].shape[-1]
         mined = torch.full_like(targets.labels, -1)
         boxes = torch.cat([x.flatten(1, 3) for x in context.decode_boxes()], dim=1)  # (N, R, 4)

@@ -18,8 +18,8 @@ class LossContext:
     """Gives a loss what it may need beyond logits and targets.
 
     Attributes:
-        decode_boxes: returns L float32 tensors (N, Hl, Wl, A, 4), the predicted boxes, XYXY in pixels, without
-            gradient. The boxes are decoded at each call; a loss that does not call it costs no decoding.
+        decode_boxes: decodes the predicted boxes at each call: L float32 tensors (N, Hl, Wl, A, 4), XYXY in pixels,
+            without gradient.
     """
 
     decode_boxes: Callable[[], list[Tensor]]
@@ -43,9 +43,9 @@ def register_classification_loss(*keys: str) -> Callable[[Builder], Builder]:
     """Register a function ``f(cfg) -> nn.Module`` as the classification loss of the function's name.
 
     Args:
-        keys: keys of its own that the loss reads in MODEL.RETINANET, kept as the function's attribute ``reads_keys``.
-            The configuration checks report one that is set while another loss with ``reads_keys`` is chosen. A loss
-            registered with ``CLASSIFICATION_LOSS_REGISTRY.register()`` may read any key.
+        keys: the loss's own keys in MODEL.RETINANET, kept as the function's attribute ``reads_keys``. The configuration
+            checks report such a key if it is set and the chosen loss does not read it. A loss that is registered with
+            ``CLASSIFICATION_LOSS_REGISTRY.register()`` may read any key.
     """
 
     def register(build: Builder) -> Builder:

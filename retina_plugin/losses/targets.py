@@ -1,7 +1,4 @@
-"""The training targets of all anchors of a batch.
-
-N images, L levels, A anchors a cell, R anchors in all, K classes.
-"""
+"""The training targets of all anchors of a batch: N images, L levels, A anchors a cell, R anchors in all, K classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +12,8 @@ class Targets:
 
     Attributes:
         labels: int64 (N, R): 0..K-1 a class, K background, -1 ignored.
-        boxes: float (N, R, 4), the ground-truth box of each anchor, XYXY in pixels; meaningful where the label is a
-            class.
-        scores: float (N, R) in [0, 1], the soft target of the anchor's own class, such as an IoU; meaningful where the
+        boxes: float (N, R, 4), ground-truth boxes, XYXY in pixels; meaningful where the label is a class.
+        scores: float (N, R) in [0, 1], soft targets of the anchors' own classes, such as an IoU; meaningful where the
             label is a class. None: 1 everywhere.
     """
 

@@ -39,11 +39,8 @@ class FusedLoss(NamedTuple):
 
     The gradient is written for a forecast of the incoming gradient: that of the last backward pass, which is 1 or the
     scale of a ``GradScaler``. A backward pass with another incoming gradient rewrites it. Further backward passes give
-    the same results as for any function. In a backward pass that is differentiated itself, ``plain`` takes over.
-
-    Attributes:
-        kernel: see :func:`kernel_for`.
-        plain: computes the loss of L logits by its formula, undivided.
+    the same results as for any function. In a backward pass that is differentiated itself, ``plain`` takes over: it
+    computes the undivided loss of the logits by its formula.
     """
 
     kernel: ModuleType
@@ -57,11 +54,10 @@ class FusedLoss(NamedTuple):
         """Compute the divided loss, 0-dim, float32 (float64 for float64 logits).
 
         Args:
-            logits: L tensors (..., K) in any memory order.
-            labels: L integer tensors (...).
+            logits, labels: of L levels, (..., K) in any memory order and (...).
             divisor: number, or 0-dim tensor on the same device; a constant for the gradient.
-            grad_scale: 0-dim float tensor on the same device, the forecast of the incoming gradient. A backward pass
-                writes the actual incoming gradient into it.
+            grad_scale: 0-dim float tensor on the same device, the forecast; a backward pass writes the actual incoming
+                gradient into it.
         """
         return _Function.apply(self, labels, divisor, grad_scale, torch.is_grad_enabled(), *logits)
 

@@ -2,9 +2,7 @@
 
 Almost every pair of anchor and class is a negative, for which v = s x - b (:class:`.family.SigmoidLossFamily`). Each
 block is computed as if all its entries were negatives. Positives and ignored anchors are set to v = -inf first, where
-loss and slope are exactly zero, and the positives are computed separately.
-
-Shapes: (O, K, I) as in :mod:`.layout`; (o, k, i) a block.
+loss and slope are exactly zero, and the positives are computed separately. Shapes: (O, K, I) as in :mod:`.layout`.
 """
 
 import math

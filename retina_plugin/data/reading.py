@@ -1,7 +1,11 @@
-"""Reading training images, some of which cannot be read."""
+"""Reads training images, replaces those that cannot be read, and counts them."""
 
+import logging
+import signal
 import struct
 import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,30 +13,33 @@ from detectron2.utils.serialize import PicklableWrapper
 from PIL import Image
 from torch.utils.data import Dataset
 
+from retina_plugin.core.errors import TrainingDataError
 from retina_plugin.core.rng import seeded
 
-# What mappers raise for a file that is missing, cut, of another size than its annotations say, or no image. Pillow adds
-# SyntaxError (a broken PNG), struct.error and zlib.error. Anything else is a mistake in a program.
+# What mappers raise for a file that is missing, cut, not an image, or of another size than its annotations say. Pillow
+# also raises SyntaxError (a broken PNG), struct.error and zlib.error. Any other exception is a mistake in a program.
 UNREADABLE = (
     *(OSError, ValueError, EOFError, SyntaxError, struct.error, zlib.error),
     *(Image.DecompressionBombError, cv2.error),
 )
 MAX_SUBSTITUTES = 20
+LOGGED_IMAGES = 10
+
+Report = tuple[str, str]  # file name of an image that cannot be read, and the reason
 
 
 class SkipUnreadableDataset(Dataset):
-    """Maps a position of the training stream to what the mapper makes of its image.
+    """Maps a position of the training stream to the mapper's example of its image, or of a substitute.
 
-    What an item is depends on the seed and its position alone. Where the image cannot be read, another one is taken,
-    drawn from those of the same group.
+    An item depends only on the seed and its position. A substitute is drawn from the images of the same group.
     """
 
-    def __init__(self, images, mapper, groups, seed):
+    def __init__(self, images: Any, mapper: Callable[[dict], Any], groups: Sequence[np.ndarray], seed: int):
         """
         Args:
             images: map-style dataset of Detectron2's dataset dicts.
-            mapper: makes a training example of a dataset dict. It may return None to skip an image.
-            groups: list of index arrays, one of which has the images that may stand in for each other.
+            mapper: makes a training example of a dataset dict, or None to skip the image.
+            groups: arrays of indices; the images of one array may replace each other.
             seed: of the stream.
         """
         self._images = images
@@ -40,17 +47,14 @@ class SkipUnreadableDataset(Dataset):
         self._groups = groups
         self._seed = seed
 
-    def __getitem__(self, item):
-        """
-        Args:
-            item: (position, index of the image, its group).
+    def __getitem__(self, item: tuple[int, int, int]) -> tuple[Any, list[Report]]:
+        """Read the image of a (position, index, group).
 
         Returns:
-            (example or None, list of (file name, reason)): None if neither the image nor any of the substitutes can be
-            read; and what could not be read.
+            The example, None if neither the image nor a substitute can be read; and the images that cannot be read.
         """
         position, index, group = item
-        unreadable = []
+        reports: list[Report] = []
         for candidate in self._candidates(position, index, group):
             image = self._images[candidate]
             name = image.get("file_name", f"image {candidate}")
@@ -58,15 +62,78 @@ class SkipUnreadableDataset(Dataset):
                 with seeded(self._seed, position):
                     example = self._mapper(image)
             except UNREADABLE as error:
-                unreadable.append((name, f"{type(error).__name__}: {' '.join(str(error).split())}"))
+                reports.append((name, f"{type(error).__name__}: {' '.join(str(error).split())}"))
                 continue
             if example is not None:
-                return example, unreadable
-        return None, unreadable
+                return example, reports
+        return None, reports
 
-    def _candidates(self, position, index, group):
+    def _candidates(self, position: int, index: int, group: int) -> Iterator[int]:
         yield index
         others = self._groups[group]
-        # Not the generator of the mapper: how much it has drawn depends on how far it came.
+        # Not the generator of the mapper, whose state depends on where the mapper failed.
         rng = np.random.default_rng((self._seed, position))
         yield from map(int, rng.choice(others, min(MAX_SUBSTITUTES, len(others)), replace=False))
+
+
+class UnreadableImages:
+    """The images of a run that could not be read, from all processes.
+
+    The log names the first ``LOGGED_IMAGES``, and then gives the number whenever it has doubled.
+    """
+
+    def __init__(self, limit: int):
+        """
+        Args:
+            limit: how many different images may be unreadable.
+        """
+        self.limit = limit
+        self._reasons: dict[str, str] = {}
+        self._next_summary = 2 * LOGGED_IMAGES
+        self._logger = logging.getLogger(__name__)
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    def add(self, reports: Iterable[Report]) -> None:
+        """Add images, some of which may be known."""
+        for name, reason in reports:
+            if name in self._reasons:
+                continue
+            self._reasons[name] = reason
+            if len(self) <= LOGGED_IMAGES:
+                last = " Further ones are only counted" if len(self) == LOGGED_IMAGES else ""
+                self._logger.warning("%s cannot be read (%s): another image is taken.%s", name, reason, last)
+        if len(self) >= self._next_summary:
+            self._logger.warning("%d training images could not be read so far.", len(self))
+            self._next_summary = 2 * len(self)
+
+    def check(self) -> None:
+        """Raise ``TrainingDataError`` if there are more images than the limit."""
+        if len(self) > self.limit:
+            raise TrainingDataError(
+                f"{len(self)} different training images could not be read, and DATALOADER.MAX_UNREADABLE allows "
+                f"{self.limit}:\n{self.examples()}\nRepair them, or take them out of the data set, or raise the limit"
+            )
+
+    def examples(self, count: int = 5) -> str:
+        """The first images with their reasons, one per line."""
+        lines = [f"  {name}: {reason}" for name, reason in list(self._reasons.items())[:count]]
+        return "\n".join(lines + [f"  and {len(self) - count} more"] * (len(self) > count))
+
+    def state_dict(self) -> dict[str, str]:
+        return dict(self._reasons)
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        self._reasons = dict(state)
+        self._next_summary = 2 * max(LOGGED_IMAGES, len(state))
+
+
+def ignore_signals(worker_id: int) -> None:
+    """``worker_init_fn`` of data loaders: a signal to a whole group of processes does not end the workers.
+
+    The training process needs its workers until its iteration is done. It ends those that do not end by themselves with
+    a SIGTERM, which is the second one here.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

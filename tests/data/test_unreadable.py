@@ -10,8 +10,7 @@ from PIL import Image
 
 from retina_plugin.core.errors import TrainingDataError
 from retina_plugin.data.loader import build_resumable_train_loader
-from retina_plugin.data.reading import MAX_SUBSTITUTES
-from retina_plugin.data.unreadable import LINES, UnreadableImages
+from retina_plugin.data.reading import LOGGED_IMAGES, MAX_SUBSTITUTES, UnreadableImages
 
 
 def damage(dicts):
@@ -28,7 +27,7 @@ def damage(dicts):
 def read(stream, steps):
     """Ids of the images, and the reports of all steps."""
     batches = [[x["image_id"] for x in batch] for batch in itertools.islice(stream, steps)]
-    return batches, stream.take_reports()
+    return batches, stream.pop_reports()
 
 
 def test_another_image_of_the_same_group_takes_the_place(make_images, cfg, seed):
@@ -36,7 +35,7 @@ def test_another_image_of_the_same_group_takes_the_place(make_images, cfg, seed)
     reasons = damage(dicts)
     stream = build_resumable_train_loader(cfg)
     batches, reports = read(stream, 40)
-    planned = [[index for _, index, _ in batch] for batch in itertools.islice(stream.indices(), 40)]
+    planned = [[index for _, index, _ in batch] for batch in itertools.islice(stream.batches(), 40)]
     assert any(index < 4 for batch in planned for index in batch)
     for batch, plan in zip(batches, planned):
         for image, index in zip(batch, plan):
@@ -96,7 +95,7 @@ def test_when_nothing_can_be_read_any_more_the_last_example_bridges_the_step(mak
     for image in dicts:
         os.remove(image["file_name"])
     assert all(torch.equal(example["image"], last["image"]) for example in next(stream))
-    said = {name for name, _ in stream.take_reports()}
+    said = {name for name, _ in stream.pop_reports()}
     groups = [{x["file_name"] for x in dicts if (x["width"] > x["height"]) == wide} for wide in (True, False)]
     assert said in groups or len(said) > MAX_SUBSTITUTES, "all that there are of the group of the image were tried"
 
@@ -109,11 +108,11 @@ def test_a_file_is_reported_once_many_are_counted_and_the_limit_stops(caplog):
             images.check()
     lines = [record.getMessage() for record in caplog.records]
     assert len(images) == 45
-    assert lines[:LINES] == [
+    assert lines[:LOGGED_IMAGES] == [
         f"{i}.jpg cannot be read (OSError: cut): another image is taken.{' Further ones are only counted' * (i == 9)}"
-        for i in range(LINES)
+        for i in range(LOGGED_IMAGES)
     ]
-    assert lines[LINES:] == [f"{n} training images could not be read so far." for n in (20, 40)]
+    assert lines[LOGGED_IMAGES:] == [f"{n} training images could not be read so far." for n in (20, 40)]
     images.add([("one more.jpg", "OSError: cut")])
     with pytest.raises(TrainingDataError, match=r"46 different .* allows 45:\n  0.jpg: OSError: cut\n(.*\n)*.*41 more"):
         images.check()

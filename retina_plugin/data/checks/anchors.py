@@ -183,12 +183,16 @@ def _classify(sides: np.ndarray, anchor_sides: np.ndarray, threshold: float) -> 
 def _advice(kind: Kind, table: Table, cfg: CfgNode, edges: Sequence[int], sides: np.ndarray) -> str:
     """A sentence with the best of a few changes and its effect; empty if none helps."""
     some = table.select(np.arange(len(table)) % -(-len(table) // _TRIAL_BOXES) == 0)
-    now = _share_missed(some, cfg, edges)
-    trials = [(_share_missed(some, trial, edges), words) for trial, words in _trials(kind, cfg, sides)]
-    if not trials or min(trials)[0] >= now:
+    now, trials = _share_missed(some, cfg, edges), []
+    for key, value, words in _trials(kind, cfg.MODEL.ANCHOR_GENERATOR, sides):
+        trial = cfg.clone()
+        trial.defrost()
+        trial.MODEL.ANCHOR_GENERATOR[key] = value
+        trials.append((_share_missed(some, trial, edges), f"MODEL.ANCHOR_GENERATOR.{key} {words}"))
+    share, change = min(trials, default=(now, ""))
+    if share >= now:
         return ""
-    share, words = min(trials)
-    return f"Here, {words} leaves {share:.2%} of all boxes without a positive anchor, in place of {now:.2%}."
+    return f"Here, {change} leaves {share:.2%} of all boxes without a positive anchor, in place of {now:.2%}."
 
 
 def _share_missed(table: Table, cfg: CfgNode, edges: Sequence[int]) -> float:
@@ -197,22 +201,12 @@ def _share_missed(table: Table, cfg: CfgNode, edges: Sequence[int]) -> float:
     return float((np.stack(ious) < coverage.threshold).all(axis=0).mean())
 
 
-def _trials(kind: Kind, cfg: CfgNode, sides: np.ndarray) -> Iterator[tuple[CfgNode, str]]:
-    generator = cfg.MODEL.ANCHOR_GENERATOR
+def _trials(kind: Kind, generator: CfgNode, sides: np.ndarray) -> Iterator[tuple[str, list[list[float]], str]]:
+    """Keys of an anchor generator, new values, and what to call the values."""
     for factor in _FACTORS.get(kind, ()):
-        yield (
-            _with(cfg, "SIZES", [[size * factor for size in level] for level in generator.SIZES]),
-            f"MODEL.ANCHOR_GENERATOR.SIZES times {factor:g}",
-        )
+        yield "SIZES", [[size * factor for size in level] for level in generator.SIZES], f"times {factor:g}"
     if kind is ELONGATED:
         long = np.maximum(sides[:, 0] / sides[:, 1], sides[:, 1] / sides[:, 0])
         for ratio in dict.fromkeys(np.quantile(long, (0.25, 0.5, 0.75)).round(1).tolist()):
             more = [sorted({*level, round(1 / ratio, 3), ratio}) for level in generator.ASPECT_RATIOS]
-            yield _with(cfg, "ASPECT_RATIOS", more), f"MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS {more}"
-
-
-def _with(cfg: CfgNode, key: str, value: list[list[float]]) -> CfgNode:
-    copy = cfg.clone()
-    copy.defrost()
-    copy.MODEL.ANCHOR_GENERATOR[key] = value
-    return copy
+            yield "ASPECT_RATIOS", more, str(more)

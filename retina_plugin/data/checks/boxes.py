@@ -1,4 +1,4 @@
-"""Checks that each box has an area, lies in its image, and occurs once."""
+"""Checks that boxes have COCO's format, [x, y, width, height] in pixels, an area within the image, and no copy."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,10 +8,58 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 
 from retina_plugin.data.checks.context import Context, check
-from retina_plugin.data.checks.entries import Table
+from retina_plugin.data.checks.entries import Table, is_box
 from retina_plugin.data.checks.findings import Entry, Finding, Findings, error_kind, warning_kind
 from retina_plugin.data.checks.images import training_edges
 from retina_plugin.data.checks.repair import Editor, drop_annotation, repairs, set_box
+
+_TOLERANCE = 1.0  # pixel
+
+AS_XYXY = error_kind("""boxes-xyxy: The boxes are read as [x, y, width, height]: all are too large, and most reach out
+    of the image. Write [x0, y0, x1 - x0, y1 - y0]. --fix does.""")
+
+
+@repairs(AS_XYXY)
+def _convert_boxes(editor: Editor, finding: Finding) -> str:
+    boxes = [annotation for annotation in editor.entries("annotations") if is_box(annotation.get("bbox"))]
+    for annotation in boxes:
+        x0, y0, x1, y1 = annotation["bbox"]
+        set_box(annotation, [x0, y0, x1 - x0, y1 - y0])
+    return f"{len(boxes)} boxes converted"
+
+
+AS_FRACTIONS = error_kind("""boxes-fractions: The boxes are read as pixels: all are smaller than one, and none is ever
+    found. Multiply by width and height of the image, after finding out whether x and y are a corner or the center
+    (YOLO).""")
+
+# Half of random XYWH boxes have a width below x or a height below y: with ten boxes, no such box is not chance.
+_MIN_BOXES = 10
+_MIN_SHARE_OUTSIDE = 0.2
+_MIN_SHARE_FITTING = 0.99
+
+
+@check
+def check_box_format(context: Context) -> None:
+    """Recognize XYXY in pixels and fractions of the image's sides; no later check can judge such boxes."""
+    everything = Table.of(context.entries)
+    table = everything.select(np.isfinite(everything.boxes).all(axis=1))
+    boxes, sizes, number = table.boxes, table.sizes, len(table)
+    # Labels of whole pixels such as [0, 0, 1, 1] are tiny, but no fractions.
+    fractions = (np.abs(boxes) <= 1 + 1e-6).all(axis=1)
+    outside = (boxes[:, :2] + boxes[:, 2:] > sizes + _TOLERANCE).any(axis=1)
+    fits = ((boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= sizes + _TOLERANCE)).all(axis=1)
+    if fractions.sum() > 0.5 * number and (boxes[fractions] % 1 != 0).any():
+        kind, which, detail = AS_FRACTIONS, fractions, f"{fractions.sum()} of {number} boxes are within 0..1"
+    elif number >= _MIN_BOXES and outside.mean() >= _MIN_SHARE_OUTSIDE and fits.mean() >= _MIN_SHARE_FITTING:
+        kind, which = AS_XYXY, outside & fits if (outside & fits).any() else outside
+        detail = f"{outside.sum()} of {number} boxes reach out of their image as [x, y, width, height], and "
+        detail += f"{fits.sum()} fit as [x0, y0, x1, y1]"
+    else:
+        context.table = everything
+        return
+    first = table.select(which)
+    context.found.add(kind, f"{detail}, such as {first.annotations[0]['bbox']}", first.images[0], first.annotations[0])
+
 
 NOT_FINITE = error_kind("""box-not-finite: Training drops a box with NaN and stretches one with Infinity to the border;
     the evaluation's IoUs are wrong. Correct it. --fix drops the annotation.""")
@@ -53,9 +101,6 @@ INTEGER = warning_kind("""box-integer: Detectron2 resizes a box of four integers
 def _write_floats(editor: Editor, finding: Finding) -> str:
     finding.entry["bbox"] = [float(value) for value in finding.entry["bbox"]]
     return "written as floats"
-
-
-_TOLERANCE = 1.0  # pixel
 
 
 @check

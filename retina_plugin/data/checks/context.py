@@ -1,14 +1,51 @@
 """What the checks of a data set share."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from detectron2.config import CfgNode
 
-from retina_plugin.data.checks.data_set import DataSet
 from retina_plugin.data.checks.entries import Entries, Table
-from retina_plugin.data.checks.findings import Findings
+from retina_plugin.data.checks.findings import Entry, Findings
 from retina_plugin.data.checks.image_files import ImageFiles
+
+
+@dataclass
+class DataSet:
+    """A data set in the form of a COCO file.
+
+    Attributes:
+        name: in reports.
+        coco: with the lists ``images``, ``annotations`` and ``categories``, as in the file.
+        image_root: folder of relative file names; None if they are complete.
+        json_file: COCO file of the data set; None if it is made of dicts.
+        classes: registered names in the order of labels; None if there are none.
+        labels: registered labels 0..K-1 by category id; None if there are none.
+    """
+
+    name: str
+    coco: dict[str, Any]
+    image_root: str | None = None
+    json_file: str | None = None
+    classes: Sequence[str] | None = None
+    labels: Mapping[Any, int] | None = None
+    _listings: dict[str, list[str]] = field(default_factory=dict, repr=False)
+
+    def path(self, image: Entry) -> str:
+        """Path of the file of an image, joined of folder and name as in Detectron2."""
+        name = image["file_name"]
+        return name if self.image_root is None else os.path.join(self.image_root, name)
+
+    def names_in(self, folder: str) -> list[str]:
+        """Names in a folder of this machine; empty if it is missing."""
+        if folder not in self._listings:
+            try:
+                self._listings[folder] = os.listdir(folder or ".")
+            except OSError:
+                self._listings[folder] = []
+        return self._listings[folder]
 
 
 @dataclass

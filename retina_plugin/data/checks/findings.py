@@ -80,9 +80,6 @@ class Findings:
         kinds = sorted(self._by_kind, key=lambda kind: SEVERITIES.index(kind.severity))
         return {kind: self._by_kind[kind] for kind in kinds}
 
-    def of(self, kind: Kind) -> list[Finding]:
-        return self._by_kind.get(kind, [])
-
     def count(self, severity: str) -> int:
         return sum(len(found) for kind, found in self._by_kind.items() if kind.severity == severity)
 

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from retina_plugin.core.files import identify_file
 
-MISSING, EMPTY, NOT_IMAGE, TRUNCATED, DAMAGED, UNREADABLE = PROBLEMS = (
-    *("missing", "empty", "not-image", "truncated", "damaged", "unreadable"),
-)
+# Without "image-", the names of the kinds of findings.
+MISSING, EMPTY, NOT_IMAGE = "missing", "empty", "not-image"
+TRUNCATED, DAMAGED, UNREADABLE = "truncated", "damaged", "unreadable"
 
 _ORIENTATION = 274  # EXIF tag
 _SWAPS_SIDES = (5, 6, 7, 8)
@@ -42,14 +42,9 @@ class ImageFile(NamedTuple):
 
 
 class ImageFiles:
-    """Reads files in parallel processes, each file once."""
+    """Reads files, each once, in ``workers`` processes (0 for this one): all pixels or, without ``decode``, headers."""
 
     def __init__(self, *, decode: bool = True, workers: int = 0):
-        """
-        Args:
-            decode: decode all pixels, or read only headers.
-            workers: number of processes; 0 for this one.
-        """
         self._decode = decode
         self._workers = workers
         self._known: dict[str, ImageFile] = {}
@@ -105,8 +100,9 @@ def _look(file: IO[bytes], decode: bool) -> ImageFile:
         return ImageFile(NOT_IMAGE, other)
     file.seek(0)
     image = Image.open(file)
-    size, transparent = image.size, False
-    orientation = _orientation(image)
+    size, orientation, transparent = image.size, 1, False
+    with contextlib.suppress(Exception):  # a broken EXIF, which Detectron2 ignores, too
+        orientation = image.getexif().get(_ORIENTATION, 1)
     if decode:
         try:
             image.load()
@@ -118,12 +114,6 @@ def _look(file: IO[bytes], decode: bool) -> ImageFile:
         if damage:
             return ImageFile(DAMAGED, damage)
     return ImageFile(None, "", size, orientation, image.mode, transparent)
-
-
-def _orientation(image: Image.Image) -> int:
-    with contextlib.suppress(Exception):  # a broken EXIF, which Detectron2 ignores, too
-        return image.getexif().get(_ORIENTATION, 1)
-    return 1
 
 
 def _is_transparent(image: Image.Image) -> bool:

@@ -1,7 +1,8 @@
-"""Checks that images can be read, have the size of the annotations, and keep their content when they are read."""
+"""Checks that images can be read, have the annotated size, keep their content when they are read, and have boxes."""
 
 import os
 import unicodedata
+from collections import Counter
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -11,8 +12,7 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.utils.file_io import PathManager
 
 from retina_plugin.data.checks import image_files
-from retina_plugin.data.checks.context import Context, check
-from retina_plugin.data.checks.data_set import DataSet
+from retina_plugin.data.checks.context import Context, DataSet, check
 from retina_plugin.data.checks.entries import is_box
 from retina_plugin.data.checks.findings import KINDS, Entry, Finding, Findings, error_kind, note_kind, warning_kind
 from retina_plugin.data.checks.repair import Editor, repairs
@@ -201,3 +201,33 @@ def _similar_name(image: Entry, data: DataSet) -> str | None:
 
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
+
+
+NOTHING = error_kind("""nothing-to-train: No image has a box that training can use: Detectron2 stops when it builds the
+    loader. Add annotations, or correct what is reported about them above.""")
+NO_BOXES = warning_kind("""image-without-boxes: Training drops the image. If it is meant as an example without objects,
+    set DATALOADER.FILTER_EMPTY_ANNOTATIONS False.""")
+CROWD_ONLY = warning_kind("""image-crowd-only: All its boxes are groups (iscrowd), which training leaves out: it drops
+    the image. Draw boxes around single objects, or leave it as it is.""")
+MANY_BOXES = warning_kind("""image-many-boxes: No detector can find more of them than TEST.DETECTIONS_PER_IMAGE; AP
+    counts TEST.AP_DETECTIONS_PER_IMAGE. Cut the image into pieces, or raise TEST.DETECTIONS_PER_IMAGE and
+    TEST.AP_DETECTIONS_PER_IMAGE.""")
+
+
+@check
+def check_boxes_per_image(context: Context) -> None:
+    """Find images without boxes, with groups alone, and with more boxes than a detector may find."""
+    (images, annotations, _), cfg, found = context.entries, context.cfg, context.found
+    single = Counter(a["image_id"] for a in annotations if a.get("iscrowd", 0) == 0)
+    crowds = Counter(a["image_id"] for a in annotations if a.get("iscrowd", 0) != 0)
+    if images and not single:
+        found.add(NOTHING, f"{len(images)} images, {sum(crowds.values())} boxes of groups and no other")
+        return
+    most = min(cfg.TEST.DETECTIONS_PER_IMAGE, cfg.TEST.AP_DETECTIONS_PER_IMAGE)
+    for image in images:
+        number, groups = single[image["id"]], crowds[image["id"]]
+        if number > most:
+            found.add(MANY_BOXES, f"{number} boxes", image)
+        elif number == 0 and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+            kind, detail = (CROWD_ONLY, f"{groups} groups") if groups else (NO_BOXES, "no box")
+            found.add(kind, detail, image)

@@ -1,10 +1,11 @@
 """What repairs share. A repair is declared beside its kind, and acts only if exactly one correction is possible."""
 
+import itertools
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from retina_plugin.data.checks.data_set import DataSet
+from retina_plugin.data.checks.context import DataSet
 from retina_plugin.data.checks.entries import is_finite, is_id, is_number
 from retina_plugin.data.checks.findings import Entry, Finding, Kind
 from retina_plugin.data.checks.image_files import ImageFile, ImageFiles
@@ -23,7 +24,7 @@ class Editor:
         self._files = files
         self._dropped: set[int] = set()  # id() of entries
         self._drops_non_objects = False
-        self._next_ids = {section: self._first_free_id(section) for section in ("images", "annotations")}
+        self._ids = {section: itertools.count(self._first_free_id(section)) for section in ("images", "annotations")}
         self.first_images, self.first_categories = (
             {entry["id"]: entry for entry in reversed(self.entries(section)) if is_id(entry.get("id"))}
             for section in ("images", "categories")
@@ -40,8 +41,7 @@ class Editor:
         return int(max([0, *(entry["id"] for entry in self.entries(section) if is_finite(entry.get("id")))])) + 1
 
     def new_id(self, section: str) -> int:
-        self._next_ids[section] += 1
-        return self._next_ids[section] - 1
+        return next(self._ids[section])
 
     def file(self, image: Entry) -> ImageFile | None:
         """The file of an image; None if it cannot be used or was not read."""

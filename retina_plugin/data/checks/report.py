@@ -67,8 +67,7 @@ def check_report_name(path: Path) -> None:
 
 def _where(finding: Finding) -> str:
     file_name, image_id, annotation_id, _ = finding.place()
-    parts = [str(file_name)] if file_name is not None else []
-    parts += [f"image {image_id!r}"] if image_id is not None else []
-    parts += [f"annotation {annotation_id!r}"] if annotation_id is not None else []
-    place = ", ".join(parts)
+    image = None if image_id is None else f"image {image_id!r}"
+    annotation = None if annotation_id is None else f"annotation {annotation_id!r}"
+    place = ", ".join(str(part) for part in (file_name, image, annotation) if part is not None)
     return f"{place}: {finding.detail}" if place else finding.detail

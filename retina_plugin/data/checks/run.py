@@ -4,16 +4,13 @@ from collections import Counter
 
 from retina_plugin.data.checks.anchors import check_anchors
 from retina_plugin.data.checks.annotations import check_areas, check_fields
-from retina_plugin.data.checks.box_format import check_box_format
-from retina_plugin.data.checks.boxes import check_boxes
+from retina_plugin.data.checks.boxes import check_box_format, check_boxes
 from retina_plugin.data.checks.categories import check_categories
-from retina_plugin.data.checks.context import Context
-from retina_plugin.data.checks.data_set import DataSet
+from retina_plugin.data.checks.context import Context, DataSet
 from retina_plugin.data.checks.findings import Findings, Kind
 from retina_plugin.data.checks.ids import UNKNOWN_IMAGE, check_ids
 from retina_plugin.data.checks.image_files import ImageFiles
-from retina_plugin.data.checks.images import check_images
-from retina_plugin.data.checks.per_image import check_boxes_per_image
+from retina_plugin.data.checks.images import check_boxes_per_image, check_images
 from retina_plugin.data.checks.repair import REPAIRS, Editor
 from retina_plugin.data.checks.structure import check_structure
 

@@ -8,7 +8,7 @@ from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 
 from retina_plugin.data.checks.coco_file import read_coco
-from retina_plugin.data.checks.data_set import DataSet
+from retina_plugin.data.checks.context import DataSet
 from retina_plugin.data.checks.entries import is_box, is_number
 from retina_plugin.data.checks.findings import Entry, Findings
 

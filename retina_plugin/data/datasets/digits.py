@@ -1,91 +1,85 @@
-"""The quick-start detection set: real handwritten digits on real photographs, made without a download.
+"""Builds the quick-start detection set, handwritten digits on photographs, without a download.
 
-Both come with scikit-learn: 1797 scans of digits (8x8, ``load_digits``) and two photographs of 427x640
-pixels (``load_sample_images``: china.jpg and flower.jpg, both CC BY 2.0). An image is a square piece of a
-photograph, brought to 160x160 and dimmed, on which up to 20 digits are written in light inks of many tints,
-between about 18 and 90 pixels high. One image in 20 has no digit. The photograph is the clutter.
+Both come with scikit-learn: 1797 scans of digits (8x8, ``load_digits``) and two photographs of 427x640 pixels
+(``load_sample_images``: china.jpg and flower.jpg, both CC BY 2.0). An image is a square piece of a photograph, resized
+to 160x160 and dimmed, on which up to 20 digits are written in light inks of many tints, between about 18 and 90 pixels
+high. One image in 20 has no digit.
 
 ========================  ========  ==============  ====================  =====================
-data set                  images  scans           columns of china.jpg  columns of flower.jpg
+data set                  images    scans           columns of china.jpg  columns of flower.jpg
 ========================  ========  ==============  ====================  =====================
 quick_start_digits_train  800       0 to 1436       224 to 639            0 to 351
 quick_start_digits_test   200       1437 to 1796    0 to 207              368 to 639
 ========================  ========  ==============  ====================  =====================
 
-So the test digits are scans that training never sees (and, as scikit-learn keeps the scans in the order they
-were collected, mostly by other hands), on parts of the photographs that training never sees.
+Training sees neither the scans (which scikit-learn keeps in the order of collection, so that most of them are by other
+hands) nor the parts of the photographs of the test images.
 
-The set is COCO format: ``train.json`` and ``test.json`` beside the folders ``train`` and ``test``. Beyond
-COCO's own fields, an annotation has ``scan`` (the index into ``load_digits``) and an image has ``background``
-(the photograph, the square ``[x, y, side]`` cut from it, and whether it is mirrored), which is all one needs
-to check the above.
+The set has COCO's format: ``train.json`` and ``test.json`` beside the folders ``train`` and ``test``. Its own fields
+tell how an image was made: ``scan`` of an annotation is the index into ``load_digits``, ``background`` of an image the
+photograph, the square ``[x, y, side]`` cut from it, and whether it is mirrored.
 
-It is built when either part is first loaded, in ``$RETINA_PLUGIN_CACHE`` (default ``~/.cache/retina_plugin``,
-read when the sets are registered), and has the same bytes every time.
-
-:class:`DigitsRecipe` makes other sets of the same kind, with other images or fewer digits.
+It is built when either part is first loaded, in ``$RETINA_PLUGIN_CACHE`` (default ``~/.cache/retina_plugin``, read when
+the sets are registered), and always has the same bytes. :class:`DigitsRecipe` makes other sets of the kind.
 """
 
 import json
 import os
 import shutil
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
-# Goes up with every change to the images or the boxes, so that nobody trains on a stale set.
+# Increased with every change of images or boxes, so that an outdated set is not used.
 RECIPE_VERSION = 1
 
 
 @dataclass(frozen=True)
 class DigitsRecipe:
-    """What a set looks like. The defaults are the quick start's; two sets need two names.
+    """Parameters of a set. The defaults are those of the quick start; every set needs its own name.
 
     Attributes:
         name: of the set; its parts are registered as ``NAME_train`` and ``NAME_test``.
         side: of an image, in pixels.
         crop_sides: smallest and largest side of the square cut from a photograph, in pixels.
-        digit_heights: smallest and largest height of a digit, in pixels, even in the logarithm.
-        max_digits: an image has between 1 and as many; those that find no place are left out.
+        digit_heights: smallest and largest height of a digit, in pixels, log-uniformly distributed.
+        max_digits: largest number of digits of an image; digits that find no place are left out.
         empty_fraction: of images without a digit.
     """
 
     name: str = "quick_start_digits"
     side: int = 160
-    crop_sides: tuple = (96, 200)
-    digit_heights: tuple = (18, 90)
+    crop_sides: tuple[int, int] = (96, 200)
+    digit_heights: tuple[int, int] = (18, 90)
     max_digits: int = 20
     empty_fraction: float = 0.05
 
 
 CLASSES = [str(digit) for digit in range(10)]
-# What keeps the two parts apart. The 16 columns between them are one JPEG block, which mixes its pixels.
-SPLITS = {
-    "train": {
-        "images": 800,
-        "scans": (0, 1437),
-        "columns": {"china.jpg": (224, 640), "flower.jpg": (0, 352)},
-    },
-    "test": {
-        "images": 200,
-        "scans": (1437, 1797),
-        "columns": {"china.jpg": (0, 208), "flower.jpg": (368, 640)},
-    },
+# The two parts share neither scans nor columns. The 16 columns between them are one JPEG block, which mixes its pixels.
+SPLITS: dict[str, dict[str, Any]] = {
+    "train": {"images": 800, "scans": (0, 1437), "columns": {"china.jpg": (224, 640), "flower.jpg": (0, 352)}},
+    "test": {"images": 200, "scans": (1437, 1797), "columns": {"china.jpg": (0, 208), "flower.jpg": (368, 640)}},
 }
 
 _MAX_OVERLAP = 0.05  # of the smaller of two boxes
-_DIMMING = 0.5  # of the photographs, so that light ink shows everywhere
+_DIMMING = 0.5  # of the photographs, so that light ink is visible everywhere
 _INK_LEVELS = (150, 255)  # of each of red, green and blue
+_MAX_PLACES = 20  # tried for a digit
+
+Photos = dict[str, np.ndarray]  # uint8 (height, width, 3), RGB
 
 
-def register_digits(recipe):
-    """Registers the two parts of a set with Detectron2; it is built when either is first loaded."""
+def register_digits(recipe: DigitsRecipe) -> None:
+    """Register the two parts of a set with Detectron2; the set is built when either is first loaded."""
     root = _cache_folder() / f"{recipe.name}_v{RECIPE_VERSION}"
     for split in SPLITS:
         name = f"{recipe.name}_{split}"
@@ -93,19 +87,23 @@ def register_digits(recipe):
         MetadataCatalog.get(name).set(evaluator_type="coco", thing_classes=CLASSES)
 
 
-def _load(name, root, split, recipe):
+def _cache_folder() -> Path:
+    return Path(os.environ.get("RETINA_PLUGIN_CACHE") or "~/.cache/retina_plugin").expanduser().absolute()
+
+
+def _load(name: str, root: Path, split: str, recipe: DigitsRecipe) -> list[dict]:
     build_digits(root, recipe)
     json_file, image_root = str(root / f"{split}.json"), str(root / split)
-    # Not earlier: a path in the metadata is one that exists.
+    # Only now, so that paths in the metadata exist.
     MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root)
     return load_coco_json(json_file, image_root, name)
 
 
-def build_digits(root, recipe):
-    """Writes both parts of a set into the folder ``root``, unless it is there already.
+def build_digits(root: str | os.PathLike, recipe: DigitsRecipe) -> None:
+    """Write both parts of a set into the folder ``root``, unless it exists.
 
-    The set is written beside ``root`` and then renamed to it, so ``root`` holds either the whole set or does
-    not exist, also if the process is interrupted or several build the set at the same time.
+    The set is written beside ``root`` and renamed at the end: ``root`` holds the whole set or does not exist, even if
+    the process is interrupted or several processes build the set at the same time.
 
     Raises:
         ModuleNotFoundError: scikit-learn is missing.
@@ -123,7 +121,7 @@ def build_digits(root, recipe):
         try:
             unfinished.rename(root)
         except OSError:
-            if not root.is_dir():  # else another process was faster, and its set has the same bytes
+            if not root.is_dir():  # otherwise another process was faster, and wrote the same bytes
                 raise
     except OSError as error:
         raise OSError(
@@ -134,12 +132,8 @@ def build_digits(root, recipe):
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _cache_folder():
-    return Path(os.environ.get("RETINA_PLUGIN_CACHE") or "~/.cache/retina_plugin").expanduser().absolute()
-
-
-def _load_sources():
-    """Returns scans (1797, 8, 8) uint8 with ink 255, labels (1797,), photos {name: (427, 640, 3) RGB}."""
+def _load_sources() -> tuple[np.ndarray, np.ndarray, Photos]:
+    """Load scans, uint8 (1797, 8, 8) with ink 255, their labels (1797,), and the photographs, 427 x 640."""
     try:
         from sklearn.datasets import load_digits, load_sample_images
     except ModuleNotFoundError as error:
@@ -153,34 +147,28 @@ def _load_sources():
     return scans, digits.target, dict(zip(names, samples.images, strict=True))
 
 
-def _write_split(folder, split, recipe, scans, labels, photos):
-    images, annotations = [], []
+def _write_split(
+    folder: Path, split: str, recipe: DigitsRecipe, scans: np.ndarray, labels: np.ndarray, photos: Photos
+) -> None:
+    images: list[dict] = []
+    annotations: list[dict] = []
     (folder / split).mkdir()
     for index in range(SPLITS[split]["images"]):
-        # One generator an image: an image does not depend on how many there are.
+        # A generator for each image, so that an image does not depend on their number.
         rng = np.random.default_rng([RECIPE_VERSION, list(SPLITS).index(split), index])
         background = _choose_background(split, recipe, photos, rng)
         empty = render_background(photos, background, recipe.side)
-        image, boxes, chosen = _write_digits(empty, split, recipe, scans, rng)
+        pixels, boxes, chosen = _write_digits(empty, split, recipe, scans, rng)
         image = {"id": index + 1, "file_name": f"{index:04d}.png", "width": recipe.side, "height": recipe.side}
         images.append({**image, "background": background})
         for box, scan in zip(boxes, chosen, strict=True):
-            annotations.append({
-                "id": len(annotations) + 1,
-                "image_id": index + 1,
-                "category_id": int(labels[scan]) + 1,
-                "bbox": box,
-                "area": box[2] * box[3],
-                "iscrowd": 0,
-                "scan": scan,
-            })  # fmt: skip
-        # Level 1 is fast, and photographs hardly get smaller with more.
-        Image.fromarray(image).save(folder / split / image["file_name"], compress_level=1)
+            annotation = {"id": len(annotations) + 1, "image_id": index + 1, "category_id": int(labels[scan]) + 1}
+            annotations.append({**annotation, "bbox": box, "area": box[2] * box[3], "iscrowd": 0, "scan": scan})
+        # Level 1 is fast, and higher levels hardly make photographs smaller.
+        Image.fromarray(pixels).save(folder / split / f"{index:04d}.png", compress_level=1)
+    description = f"Handwritten digits on photographs, {split} part, from the data of scikit-learn"
     coco = {
-        "info": {
-            "description": f"Handwritten digits on photographs, {split} part, from the data of scikit-learn",
-            "version": str(RECIPE_VERSION),
-        },
+        "info": {"description": description, "version": str(RECIPE_VERSION)},
         "images": images,
         "annotations": annotations,
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
@@ -188,7 +176,7 @@ def _write_split(folder, split, recipe, scans, labels, photos):
     (folder / f"{split}.json").write_text(json.dumps(coco))
 
 
-def _choose_background(split, recipe, photos, rng):
+def _choose_background(split: str, recipe: DigitsRecipe, photos: Photos, rng: np.random.Generator) -> dict[str, Any]:
     photo = sorted(photos)[rng.integers(len(photos))]
     side = int(rng.integers(*recipe.crop_sides, endpoint=True))
     left, right = SPLITS[split]["columns"][photo]
@@ -197,26 +185,31 @@ def _choose_background(split, recipe, photos, rng):
     return {"photo": photo, "square": [x, y, side], "mirrored": bool(rng.integers(2))}
 
 
-def render_background(photos, background, side):
-    """Returns the image (side, side, 3) without digits, given an image's ``background`` field."""
+def render_background(photos: Photos, background: dict[str, Any], side: int) -> np.ndarray:
+    """Render the image, uint8 (side, side, 3), without digits, given an image's ``background`` field."""
     x, y, cut = background["square"]
     piece = photos[background["photo"]][y : y + cut, x : x + cut]
-    image = np.asarray(Image.fromarray(piece).resize((side, side), Image.BICUBIC))
+    image = np.asarray(Image.fromarray(piece).resize((side, side), Image.Resampling.BICUBIC))
     image = (image * _DIMMING).astype(np.uint8)
     return image[:, ::-1] if background["mirrored"] else image
 
 
-def _write_digits(background, split, recipe, scans, rng):
+def _write_digits(
+    background: np.ndarray, split: str, recipe: DigitsRecipe, scans: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, list[list[int]], list[int]]:
     """Returns the image, the boxes ``[x, y, width, height]`` around the ink in pixels, and the scans."""
-    image, boxes, chosen = background.astype(np.float64), [], []
-    wanted = 0 if rng.random() < recipe.empty_fraction else rng.integers(1, recipe.max_digits, endpoint=True)
-    # Even in the logarithm: as many digits between 20 and 40 pixels as between 40 and 80. The tall ones come
-    # first, as the short ones find a place between them.
-    for digit_height in sorted(np.exp(rng.uniform(*np.log(recipe.digit_heights), wanted)), reverse=True):
+    image = background.astype(np.float64)
+    boxes: list[list[int]] = []
+    chosen = []
+    wanted = 0 if rng.random() < recipe.empty_fraction else int(rng.integers(1, recipe.max_digits, endpoint=True))
+    # Log-uniform: as many digits between 20 and 40 pixels as between 40 and 80. The tall ones come first, because short
+    # ones find a place between them.
+    shortest, tallest = np.log(recipe.digit_heights)
+    for digit_height in sorted(np.exp(rng.uniform(shortest, tallest, wanted)), reverse=True):
         scan = int(rng.integers(*SPLITS[split]["scans"]))
         alpha = _ink(scans[scan], digit_height, rng)
         height, width = alpha.shape
-        for _ in range(20):  # places to try; a digit that finds none is left out
+        for _ in range(_MAX_PLACES):
             x, y = int(rng.integers(recipe.side - width + 1)), int(rng.integers(recipe.side - height + 1))
             if all(_overlap((x, y, width, height), box) <= _MAX_OVERLAP for box in boxes):
                 patch = image[y : y + height, x : x + width]
@@ -228,22 +221,22 @@ def _write_digits(background, split, recipe, scans, rng):
     return np.rint(image).astype(np.uint8), boxes, chosen
 
 
-def _ink(scan, height, rng):
-    """Enlarges a scan (8, 8) to an opacity (h, w) in [0, 1] that has ink in every border row and column."""
+def _ink(scan: np.ndarray, height: float, rng: np.random.Generator) -> np.ndarray:
+    """Enlarge a scan (8, 8) to an opacity (h, w) in [0, 1] that has ink in every border row and column."""
     margin = 2  # room for the turn
     enlarged = height * (8 + 2 * margin) / 8
     size = round(enlarged * rng.uniform(0.8, 1.1)), round(enlarged)
-    soft = Image.fromarray(np.pad(scan, margin)).resize(size, Image.BICUBIC)
-    soft = np.asarray(soft.rotate(rng.uniform(-6, 6), Image.BICUBIC), dtype=np.float64) / 255
-    # Keeps what is gray in the scan half transparent: the holes of an 8 are rarely white at this resolution.
-    alpha = np.clip((soft - 0.4) / 0.45, 0, 1)
+    large = Image.fromarray(np.pad(scan, margin)).resize(size, Image.Resampling.BICUBIC)
+    turned = large.rotate(rng.uniform(-6, 6), Image.Resampling.BICUBIC)
+    # Gray stays half transparent: the holes of an 8 are rarely white at this resolution.
+    alpha = np.clip((np.asarray(turned, dtype=np.float64) / 255 - 0.4) / 0.45, 0, 1)
     alpha[alpha < 0.15] = 0
     rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
     return alpha[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _overlap(a, b):
-    """Area of the intersection of two boxes ``[x, y, width, height]`` over the area of the smaller."""
+def _overlap(a: Sequence[int], b: Sequence[int]) -> float:
+    """Area of the intersection of two boxes ``[x, y, width, height]``, divided by the area of the smaller one."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     return max(width, 0) * max(height, 0) / min(a[2] * a[3], b[2] * b[3])

@@ -96,7 +96,7 @@ def test_the_remedy_that_is_proposed_helps(cfg, random_set):
     assert factor < 1
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[factor * s for s in level] for level in cfg.MODEL.ANCHOR_GENERATOR.SIZES]
     better = random_set.check(cfg).found
-    assert len(better.of(kind)) < 0.5 * len(found.of(kind))
+    assert len(better.by_kind().get(kind, [])) < 0.5 * len(found.by_kind()[kind])
 
 
 def test_a_box_between_the_anchors_and_one_beyond_them_are_told_apart(cfg, random_set):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from retina_plugin.data import checks
-from retina_plugin.data.checks.box_format import check_box_format
+from retina_plugin.data.checks.boxes import check_box_format
 from retina_plugin.data.checks.entries import Entries
 
 

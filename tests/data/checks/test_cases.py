@@ -43,7 +43,7 @@ def test_a_flaw_is_found_where_it_is_and_repaired_alone(name, random_set, cfg, t
 
     _, left = checks.repair_until_clean(context)
     assert {finding.kind.name for finding in left} == set(case.left)
-    if found.of(checks.KINDS["boxes-xyxy"]):
+    if checks.KINDS["boxes-xyxy"] in found.by_kind():
         return  # which is about all boxes
     assert list(data.coco) == list(original) and data.coco["info"] == original["info"]
     for section, ids in named.items():

@@ -1,7 +1,6 @@
-"""Keeps buffers that differ between ranks, such as statistics of batch norms and the loss normalizer's average.
+"""Buffers that differ between ranks, such as statistics of batch norms and the loss normalizer's average.
 
-Data-parallel training keeps parameters equal on all ranks, but not buffers. A checkpoint has the model of the main
-rank; this hook adds the buffers of the others.
+Data-parallel training keeps parameters equal on all ranks, but not buffers, and a checkpoint has the main rank's model.
 """
 
 from collections.abc import Sequence
@@ -14,10 +13,7 @@ from torch import Tensor, nn
 
 
 class PerRankBuffers(HookBase):
-    """Holds, as its state, the buffers of every rank that differ from the main rank's.
-
-    Its place is before the hooks that write checkpoints or evaluate, and after those that change buffers.
-    """
+    """Saves the buffers of every rank that differ from the main rank's, before a checkpoint is written."""
 
     def __init__(self, model: nn.Module, periods: Sequence[int]):
         """
@@ -36,10 +32,7 @@ class PerRankBuffers(HookBase):
             return
         names = {name for name, _ in self._model.named_buffers()}
         ranks = comm.gather({name: value.cpu() for name, value in self._model.state_dict().items() if name in names})
-        self._buffers = [
-            {name: value for name, value in buffers.items() if not torch.equal(value, ranks[0][name])}
-            for buffers in ranks
-        ]
+        self._buffers = [{name: x for name, x in rank.items() if not torch.equal(x, ranks[0][name])} for rank in ranks]
 
     def state_dict(self) -> dict[str, Any]:
         return {"of_processes": self._buffers} if self._buffers else {}
@@ -47,8 +40,7 @@ class PerRankBuffers(HookBase):
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._buffers = state["of_processes"]
-        if len(self._buffers) != comm.get_world_size():
-            return  # with another number of ranks, all begin with the main rank's buffers
-        buffers = dict(self._model.named_buffers())
-        for name, value in self._buffers[comm.get_rank()].items():
-            buffers[name].copy_(value)
+        if len(self._buffers) == comm.get_world_size():  # otherwise all ranks begin with the main rank's buffers
+            buffers = dict(self._model.named_buffers())
+            for name, value in self._buffers[comm.get_rank()].items():
+                buffers[name].copy_(value)

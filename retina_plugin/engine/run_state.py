@@ -1,7 +1,7 @@
-"""``run_state.json``: what a run has evaluated, beside the checkpoint that it is resumed from.
+"""``run_state.json``: which evaluation a run has done, and how good ``model_best.pth`` is.
 
-A checkpoint is written before the evaluation of its iteration. This file tells a resumed run whether that evaluation
-was done and with which results, and how good ``model_best.pth`` is.
+A checkpoint is written before the evaluation of its iteration. When it is resumed, this file has the results of that
+evaluation if it was done.
 """
 
 import hashlib
@@ -17,33 +17,28 @@ from detectron2.utils.file_io import PathManager
 
 from retina_plugin.core.files import atomic_write_text
 
-Results = dict[str, Any]  # nested dict of floats by name, on the main rank; empty on the others
-
-
-def last_iteration(trainer: TrainerBase) -> int:
-    """Return the last iteration that was done, in a hook's ``after_step`` and after training alike."""
-    return min(trainer.iter, trainer.max_iter - 1)
+Results = dict[str, Any]  # nested dict of floats by name on the main rank, empty on the others
 
 
 class RunState:
-    """Results of the last evaluation and the best checkpoint so far. All ranks call all methods.
+    """Results of the last evaluation and state of the best checkpoint. All ranks call all methods.
 
     Attributes:
-        best: state of :class:`~retina_plugin.engine.hooks.best_checkpoint.BestCheckpoint`; None before the first.
+        best: the state of :class:`~retina_plugin.engine.hooks.best_checkpoint.BestCheckpoint`; None if there is none.
     """
-
-    best: dict[str, Any] | None = None
 
     def __init__(self, output_dir: str, config: str):
         """
         Args:
             output_dir: folder of the run; empty to write nothing.
-            config: the run's configuration as YAML. Results of another configuration are not used.
+            config: the configuration as YAML. Results of another configuration are not used.
         """
+        self.best: dict[str, Any] | None = None
         self._path = os.path.join(output_dir, "run_state.json") if output_dir else ""
         self._config = hashlib.sha256(config.encode()).hexdigest()
         self._iteration: int | None = None
         self._results: dict[str, Results] = {}
+        self._logger = logging.getLogger(__name__)
 
     def load(self) -> None:
         """Read the file of the run that is resumed."""
@@ -53,25 +48,17 @@ class RunState:
             self._iteration, self._results = state["iteration"], state["results"]
 
     def start(self, iteration: int | None) -> None:
-        """Keep only the results of one iteration, the one that the run is resumed after, and write the file."""
+        """Drop the results of all iterations but the one that the run is resumed after, and write the file."""
         if self._iteration != iteration:
             self._iteration, self._results = None, {}
         self._write()
 
     def evaluate(self, name: str, trainer: TrainerBase, evaluation: Callable[[], Results]) -> Results:
-        """Evaluate, or return the results if this evaluation was done before the run was resumed.
-
-        Args:
-            name: of the evaluation.
-            trainer: gives the iteration.
-            evaluation: returns the results.
-        """
+        """Run an evaluation, or return its results if it was done before the run was resumed."""
         iteration = last_iteration(trainer)
         if iteration == self._iteration and name in self._results:
-            logging.getLogger(__name__).info(
-                "The evaluation '%s' of iteration %d was done before: its results are in %s",
-                *(name, iteration, self._path),
-            )
+            message = "The evaluation '%s' of iteration %d was done before: its results are those in %s"
+            self._logger.info(message, name, iteration, self._path)
             return self._results[name] if comm.is_main_process() else {}
         results = evaluation()
         if iteration != self._iteration:
@@ -81,7 +68,7 @@ class RunState:
         return results
 
     def record_best(self, best: dict[str, Any]) -> None:
-        """Write down the state of the best checkpoint, once its file is written."""
+        """Write the state of the best checkpoint, after its file."""
         self.best = best
         self._write()
 
@@ -93,15 +80,17 @@ class RunState:
                 state = json.load(file)
             return {key: state[key] for key in ("iteration", "config", "results", "best")}
         except (ValueError, KeyError, TypeError) as error:
-            logging.getLogger(__name__).warning(
-                "%s cannot be used (%s): evaluations are repeated, and model_best.pth may be replaced",
-                *(self._path, error),
-            )
+            message = "%s cannot be used (%r): evaluations are repeated, and model_best.pth may be replaced"
+            self._logger.warning(message, self._path, error)
             return {}
 
     def _write(self) -> None:
-        if not self._path or not comm.is_main_process():
-            return
-        state = {"iteration": self._iteration, "config": self._config, "results": self._results, "best": self.best}
-        PathManager.mkdirs(os.path.dirname(self._path))
-        atomic_write_text(self._path, json.dumps(state, default=float))
+        if self._path and comm.is_main_process():
+            PathManager.mkdirs(os.path.dirname(self._path))
+            state = {"iteration": self._iteration, "config": self._config, "results": self._results, "best": self.best}
+            atomic_write_text(self._path, json.dumps(state, default=float))
+
+
+def last_iteration(trainer: TrainerBase) -> int:
+    """Return the last iteration that was done, in a hook's ``after_step`` and ``after_train`` alike."""
+    return min(trainer.iter, trainer.max_iter - 1)

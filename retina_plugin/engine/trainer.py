@@ -1,17 +1,17 @@
 """Training with Detectron2's ``DefaultTrainer``, resumed exactly, and evaluation.
 
-A run that was killed or stopped and then resumed computes what it would have computed without the interruption: the
-checkpoint has the place in the training data (:mod:`retina_plugin.data.loader`), and every iteration seeds the random
-generators. A checkpoint is written after the hooks that change the model or its optimizer and before all others, from
-the evaluation on. Those run again when the run is resumed, with the results of ``run_state.json`` for an evaluation
-that was already done (:mod:`retina_plugin.engine.run_state`).
+A run that was interrupted and resumed computes what it would have computed without the interruption: the checkpoint
+has the place in the training data, and every iteration seeds the random generators. A checkpoint is written before the
+evaluation of its iteration. When the run is resumed, the hooks from the evaluation on run again for that iteration; an
+evaluation that was done has its results in ``run_state.json`` (:mod:`retina_plugin.engine.run_state`).
 """
 
+import inspect
 import itertools
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,19 +34,13 @@ from retina_plugin.core.rng import seed_all
 from retina_plugin.data.class_names import common_class_names
 from retina_plugin.data.dataset_checks import check_class_count
 from retina_plugin.data.loader import ResumableTrainLoader, build_resumable_train_loader
-from retina_plugin.diagnostics.zero_ap import diagnose
+from retina_plugin.diagnostics.zero_ap import explain_zero_ap
 from retina_plugin.engine import resume as resuming
+from retina_plugin.engine import signals
 from retina_plugin.engine.hooks import TrainingEnded, build_monitoring_hooks
 from retina_plugin.engine.per_rank_buffers import PerRankBuffers
 from retina_plugin.engine.run_state import Results, RunState
 from retina_plugin.engine.schedule import schedule_table
-from retina_plugin.engine.signals import (
-    EvaluationInterrupted,
-    InterruptibleLoader,
-    TrainingInterrupted,
-    catch_signals,
-    signal_received,
-)
 from retina_plugin.engine.step import TrainingStep
 from retina_plugin.engine.writers import MetricsWriter, PeriodicWriter, ProgressPrinter
 from retina_plugin.evaluation import build_evaluator
@@ -122,24 +116,19 @@ class RetinaTrainer(DefaultTrainer):
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
         loader = super().build_test_loader(cfg, dataset_name)
         check_class_count(cfg, dataset_name)
-        return InterruptibleLoader(loader)
+        return signals.InterruptibleLoader(loader)
 
     @classmethod
-    def build_evaluator(
-        cls, cfg: CfgNode, dataset_name: str, explain_zero_ap: Callable[..., str] | None = None
-    ) -> DatasetEvaluator:
-        return build_evaluator(cfg, dataset_name)  # TODO explain_zero_ap
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        return build_evaluator(cfg, dataset_name)
 
     @classmethod
-    def test(
-        cls,
-        cfg: CfgNode,
-        model: nn.Module,
-        evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None = None,
-    ) -> Results:
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None) -> Results:
         """Evaluate a model on ``DATASETS.TEST``; see ``DefaultTrainer.test``."""
-        if evaluators is None:
-            evaluators = _LazyEvaluators(cls, cfg, model)
+        is_ours = inspect.getattr_static(cls, "build_evaluator") is vars(RetinaTrainer)["build_evaluator"]
+        if evaluators is None and is_ours:  # a project's has the arguments of DefaultTrainer's
+            explain = partial(explain_zero_ap, cfg, getattr(model, "module", model))
+            evaluators = [build_evaluator(cfg, name, explain) for name in cfg.DATASETS.TEST]
         return super().test(cfg, model, evaluators)
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -153,30 +142,20 @@ class RetinaTrainer(DefaultTrainer):
             super().resume_or_load(resume=resume)
         except CheckpointError as error:
             raise (resuming.explain(error, self.checkpointer) if path else error) from error.__cause__
-        self.is_resumed = resume
-        if not resume:
-            return
-        logger = logging.getLogger(__name__)
-        if path is None:
+        self.is_resumed, logger = resume, logging.getLogger(__name__)
+        if path is not None:
+            self.run_state.load()
+            logger.info("Resumed from %s at iteration %d of %d.", path, self.start_iter, self.max_iter)
+            if self.start_iter >= self.max_iter:
+                logger.warning("The training is complete: nothing is left but its evaluation.")
+        elif resume:
             logger.warning(
                 "Nothing to resume in %s: training starts at iteration 0 from MODEL.WEIGHTS '%s'.",
                 *(self.cfg.OUTPUT_DIR, self.cfg.MODEL.WEIGHTS),
             )
-            return
-        self.run_state.load()
-        if self.start_iter >= self.max_iter:
-            logger.warning(
-                "%s is of a training that is complete (%d of %d iterations): nothing is left but its evaluation.",
-                *(path, self.start_iter, self.max_iter),
-            )
-        else:
-            logger.info("Resumed from %s at iteration %d of %d.", path, self.start_iter, self.max_iter)
 
     def train(self) -> Results | None:
-        """Train until ``SOLVER.MAX_ITER`` or early stopping.
-
-        Returns:
-            Results of the last evaluation, see ``DefaultTrainer.train``.
+        """Train until ``SOLVER.MAX_ITER`` or early stopping, and return results as ``DefaultTrainer.train`` does.
 
         Raises:
             TrainingInterrupted: a signal stopped the training, after a checkpoint was saved.
@@ -184,25 +163,22 @@ class RetinaTrainer(DefaultTrainer):
         """
         if self._seed is None:
             self._seed = comm.shared_random_seed()
-        num_images = getattr(self.data_loader, "num_images", None)
-        if num_images:
+        if num_images := getattr(self.data_loader, "num_images", None):  # a project's loader may not know
             logging.getLogger(__name__).info(schedule_table(self.cfg, num_images))
         try:
-            with catch_signals():
+            with signals.catch_signals():
                 return super().train()
         except TrainingEnded:
             results = getattr(self, "_last_eval_results", None)
             if results and self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
                 verify_results(self.cfg, results)
             return results
-        except EvaluationInterrupted:  # after the last iteration
-            comm.synchronize()
-            raise TrainingInterrupted(
-                "Stopped in the final evaluation. The training is complete; --resume evaluates it"
-            ) from None
-        except TrainingInterrupted:
+        except (signals.EvaluationInterrupted, signals.TrainingInterrupted) as error:
             comm.synchronize()  # a launcher ends all ranks as soon as one has ended so
-            raise
+            if isinstance(error, signals.TrainingInterrupted):
+                raise
+            message = "Stopped in the final evaluation. The training is complete; --resume evaluates it"
+            raise signals.TrainingInterrupted(message) from None
 
     def before_train(self) -> None:
         super().before_train()
@@ -215,7 +191,8 @@ class RetinaTrainer(DefaultTrainer):
             self.iter = self.storage.iter = self.start_iter
 
     def before_step(self) -> None:
-        seed_all(self._seed or 0, self.iter, comm.get_rank())
+        assert self._seed is not None  # train() draws it
+        seed_all(self._seed, self.iter, comm.get_rank())
         super().before_step()
 
     def after_step(self) -> None:
@@ -231,31 +208,29 @@ class RetinaTrainer(DefaultTrainer):
         super().after_train()
 
     def _finish_iteration(self) -> None:
-        """Run the hooks whose effect on this iteration its checkpoint does not have."""
+        """Run the hooks from the evaluation on, whose effect the checkpoint of this iteration does not have."""
         try:
             for hook in itertools.dropwhile(_is_before_evaluation, self._hooks):
                 hook.after_step()
-        except EvaluationInterrupted:
+        except signals.EvaluationInterrupted:
             self.model.train()  # Detectron2 does this at the end of an evaluation
-            self._save_and_raise(TrainingInterrupted("a signal, in the evaluation"))
+            self._save_and_raise(signals.TrainingInterrupted("a signal, in the evaluation"))
 
     def _agree_to_stop(self) -> BaseException | None:
         """What all ranks stop for: a signal that one of them received, or too many unreadable images."""
         loader = self.data_loader if isinstance(self.data_loader, ResumableTrainLoader) else None
-        signal_name, reports = signal_received(), loader.take_reports() if loader else []
+        signal_name, reports = signals.signal_received(), loader.pop_reports() if loader else []
         reason: BaseException | None = None
         if any_rank(signal_name or reports):
-            ranks = comm.all_gather((signal_name, reports))
-            signal_name = next((name for name, _ in ranks if name), None)
-            if signal_name:
-                reason = TrainingInterrupted(signal_name)
-            elif loader:
-                for _, reports in ranks:
-                    loader.unreadable.add(reports)
-                try:
+            names, lists = zip(*comm.all_gather((signal_name, reports)))
+            try:
+                if loader:
+                    loader.unreadable.add(itertools.chain(*lists))
                     loader.unreadable.check()
-                except TrainingDataError as error:
-                    reason = error
+            except TrainingDataError as error:
+                reason = error
+            if any(names):
+                reason = signals.TrainingInterrupted(next(filter(None, names)))
         if loader and len(loader.unreadable):
             self.storage.put_scalar("unreadable_images", len(loader.unreadable), smoothing_hint=False)
         return reason
@@ -302,7 +277,7 @@ class RetinaTrainer(DefaultTrainer):
             logger.warning("The checkpoint has no optimizer state (Detectron2 0.6 wrote it): momentum starts at zero.")
         # What the checkpoint lacks stays as it is, such as the gradient scaler of a run resumed with AMP.
         self._trainer.load_state_dict({**self._trainer.state_dict(), **state_dict.get("_trainer", {})})
-        loaders, states = list(self._resumable_loaders()), state_dict.get("streams", [])
+        loaders, states = self._resumable_loaders(), state_dict.get("streams", [])
         if not loaders or not states:
             who = "checkpoint" if loaders else "data loader of this trainer"
             logger.warning("The order of the training images starts anew: the %s does not keep it.", who)
@@ -313,22 +288,17 @@ class RetinaTrainer(DefaultTrainer):
         if "config" in state_dict:
             resuming.warn_of_differences(state_dict["config"], self.cfg)
 
-    def _resumable_loaders(self) -> Iterator[ResumableTrainLoader]:
-        for loader in (self.data_loader, self._precise_bn_loader):
-            if isinstance(loader, ResumableTrainLoader):
-                yield loader
+    def _resumable_loaders(self) -> list[ResumableTrainLoader]:
+        loaders = (self.data_loader, self._precise_bn_loader)
+        return [loader for loader in loaders if isinstance(loader, ResumableTrainLoader)]
 
 
 def evaluate(cfg: CfgNode, *, resume: bool = False, trainer: type[RetinaTrainer] = RetinaTrainer) -> Results:
     """Evaluate weights on ``DATASETS.TEST``.
 
     Args:
-        cfg: a configuration with the plugin's keys.
         resume: evaluate the last checkpoint in ``OUTPUT_DIR`` instead of ``MODEL.WEIGHTS``.
         trainer: builds model, data and evaluators.
-
-    Returns:
-        Results of :meth:`DefaultTrainer.test`.
 
     Raises:
         CheckpointError: the weights are not those of this model, or of the classes of the data.
@@ -342,31 +312,12 @@ def evaluate(cfg: CfgNode, *, resume: bool = False, trainer: type[RetinaTrainer]
     return results
 
 
-class _LazyEvaluators(Sequence[DatasetEvaluator]):
-    """Evaluators of ``DATASETS.TEST``, each built when its data set has been loaded, as in ``DefaultTrainer.test``."""
-
-    def __init__(self, trainer: type[RetinaTrainer], cfg: CfgNode, model: nn.Module):
-        self._build = trainer.build_evaluator
-        if self._build.__func__ is RetinaTrainer.build_evaluator.__func__:  # a project's has Detectron2's arguments
-            self._build = partial(self._build, explain_zero_ap=partial(diagnose, cfg, model=model))
-        self._cfg = cfg
-
-    def __len__(self) -> int:
-        return len(self._cfg.DATASETS.TEST)
-
-    def __getitem__(self, index):
-        return self._build(self._cfg, self._cfg.DATASETS.TEST[index])
-
-
-def _build_checkpointer(
-    cfg: CfgNode, model: nn.Module, dataset_names: Sequence[str], **options: Any
-) -> RetinaCheckpointer:
+def _build_checkpointer(cfg: CfgNode, model: nn.Module, datasets: Sequence[str], **options: Any) -> RetinaCheckpointer:
     try:
-        class_names = common_class_names(dataset_names)
+        options["class_names"] = common_class_names(datasets)
     except ValueError as error:
         raise ConfigError([f"DATASETS: {error}"]) from error
-    allow_pickle = cfg.MODEL.WEIGHTS_ALLOW_PICKLE
-    return RetinaCheckpointer(model, cfg.OUTPUT_DIR, class_names=class_names, allow_pickle=allow_pickle, **options)
+    return RetinaCheckpointer(model, cfg.OUTPUT_DIR, allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE, **options)
 
 
 def _is_before_evaluation(hook: HookBase) -> bool:

@@ -22,15 +22,11 @@ class MetricsWriter(EventWriter):
 
     def __init__(self, path: str | os.PathLike):
         self._path = os.fspath(path)
-        self._file: IO[str] | None = None  # opened at the first write, after truncate()
+        self._file: IO[str] | None = None
         self._last_written = -1
 
     def truncate(self, first_iteration: int) -> None:
-        """Remove lines that the resumed run writes again, and a line that was cut off when the run was killed.
-
-        Args:
-            first_iteration: the first iteration that is written again. Call before the first write.
-        """
+        """Remove the lines from an iteration on, and a line that was cut off. Call this before the first write."""
         if not PathManager.exists(self._path):
             return
         with PathManager.open(self._path) as file:
@@ -45,13 +41,11 @@ class MetricsWriter(EventWriter):
         for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(WINDOW).items():
             if iteration > self._last_written:
                 lines.setdefault(iteration, {"iteration": iteration})[name] = value
-        if not lines:
-            return
-        self._last_written = max(lines)
-        if self._file is None:
-            self._file = PathManager.open(self._path, "a")
-        self._file.writelines(json.dumps(line, sort_keys=True) + "\n" for line in lines.values())
-        self._file.flush()
+        if lines:
+            self._last_written = max(lines)
+            self._file = self._file or PathManager.open(self._path, "a")
+            self._file.writelines(json.dumps(line, sort_keys=True) + "\n" for line in lines.values())
+            self._file.flush()
 
     def close(self) -> None:
         if self._file is not None:
@@ -59,17 +53,16 @@ class MetricsWriter(EventWriter):
 
 
 class PeriodicWriter(hooks.PeriodicWriter):
-    """Detectron2's hook; when a run is resumed, files of metrics are cut where the run goes on."""
+    """Detectron2's hook, which truncates the files of :class:`MetricsWriter` when a run is resumed."""
 
     def __init__(self, writers: list[EventWriter], period: int):
         super().__init__(writers, period)
-        self._metrics = [writer for writer in writers if isinstance(writer, MetricsWriter)]
+        self._metrics_writers = [writer for writer in writers if isinstance(writer, MetricsWriter)]
 
     def before_train(self) -> None:
         if self.trainer.is_resumed:
-            for writer in self._metrics:
-                # The hooks after the checkpoint run again for the iteration before the first.
-                writer.truncate(self.trainer.start_iter - 1)
+            for writer in self._metrics_writers:
+                writer.truncate(self.trainer.start_iter - 1)  # the hooks of this iteration run again
 
 
 class ProgressPrinter(EventWriter):
@@ -86,7 +79,7 @@ class ProgressPrinter(EventWriter):
             self._logger.info(" " + "  ".join(self._parts(storage)))
 
     def _parts(self, storage: EventStorage) -> Iterator[str]:
-        histories = storage.histories()
+        histories = dict(storage.histories())
 
         def latest(name: str, text: str, scale: float = 1) -> Iterator[str]:
             if name in histories:
@@ -98,7 +91,7 @@ class ProgressPrinter(EventWriter):
             yield f"eta: {datetime.timedelta(seconds=int(seconds))}"
         yield f"iter: {storage.iter}"
         yield from latest("epoch", "epoch: {:.2f}")
-        for name, history in list(histories.items()):
+        for name, history in histories.items():
             if "loss" in name and "/" not in name:  # an evaluation has a "/" in its names, and a line of its own
                 yield f"{name}: {history.median(WINDOW):.4g}"
         if "time" in histories:
@@ -106,7 +99,7 @@ class ProgressPrinter(EventWriter):
         if "data_time" in histories:
             yield f"data_time: {histories['data_time'].avg(WINDOW):.4f}"
         yield from latest("images_per_second", "images/s: {:.4g}")
-        yield f"lr: {histories['lr'].latest():.5g}" if "lr" in histories else "lr: N/A"
+        yield from latest("lr", "lr: {:.5g}")
         levels = [name for name in histories if name.startswith(_POSITIVES)]
         if levels:
             counts = (f"{name.removeprefix(_POSITIVES)} {histories[name].latest():.3g}" for name in levels)

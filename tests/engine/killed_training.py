@@ -34,7 +34,7 @@ from tests.engine.tiny import tiny_config, write_pets
 from detectron2.engine import HookBase  # isort: skip
 from detectron2.utils import comm  # isort: skip
 
-MOMENTS = ("step", "write", "replace", "evaluation", "record", "signal")  # a signal is SIGTERM, and for the last process alone
+MOMENTS = ("step", "write", "replace", "evaluation", "record", "signal")  # SIGTERM to the last process
 PHASES = ("starts", "trains", "writes a checkpoint", "evaluates")
 ITERATIONS = 14
 

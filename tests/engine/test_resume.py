@@ -59,10 +59,10 @@ def test_says_that_there_is_nothing_to_resume(resume, tmp_path):
 
 def test_says_that_the_training_is_complete(resume, folder):
     trainer, said = resume("SOLVER.MAX_ITER", 2, last="model_final.pth")
-    assert said[-1] == (
-        f"{folder}/out/model_final.pth is of a training that is complete (2 of 2 iterations): nothing is left but its "
-        "evaluation."
-    )
+    assert said[-2:] == [
+        f"Resumed from {folder}/out/model_final.pth at iteration 2 of 2.",
+        "The training is complete: nothing is left but its evaluation.",
+    ]
     trainer.run_step = None  # would fail
     trainer.train()
 

@@ -1,4 +1,4 @@
-"""The best checkpoint of a training."""
+"""The best checkpoint."""
 
 import logging
 from typing import Any
@@ -9,8 +9,6 @@ from retina_plugin.checkpoint import RetinaCheckpointer
 from retina_plugin.engine.hooks.metric import improves, latest_metric
 from retina_plugin.engine.run_state import RunState, last_iteration
 
-BEST = "model_best"
-
 
 class BestCheckpoint(hooks.BestCheckpointer):
     """Saves ``model_best.pth`` whenever the metric is better than ever before in the run.
@@ -19,18 +17,19 @@ class BestCheckpoint(hooks.BestCheckpointer):
     ``last_checkpoint`` never names ``model_best.pth``, so that a run is resumed where it stopped.
     """
 
-    def __init__(
-        self, eval_period: int, checkpointer: RetinaCheckpointer, val_metric: str, mode: str, run_state: RunState
-    ):
+    best_metric: float | None
+    best_iter: int | None
+
+    def __init__(self, period: int, checkpointer: RetinaCheckpointer, metric: str, mode: str, run_state: RunState):
         """
         Args:
-            eval_period, val_metric, mode: see ``BestCheckpointer``.
-            checkpointer: of the trainer.
-            run_state: remembers the best value when the checkpoint that is resumed is older.
+            period: iterations between two evaluations that give the metric; 0 if only the final one does.
+            metric: such as "bbox/AP".
+            mode: "max" if high values are good, "min" if low ones are.
+            run_state: has the best value also if the checkpoint that is resumed is older.
         """
-        super().__init__(eval_period, checkpointer, val_metric, mode, BEST)
-        self.checkpointer, self.metric, self.mode = checkpointer, val_metric, mode
-        self.run_state = run_state
+        super().__init__(period, checkpointer, metric, mode)
+        self.checkpointer, self.metric, self.mode, self.run_state = checkpointer, metric, mode, run_state
         self._logger = logging.getLogger(__name__)
 
     def before_train(self) -> None:
@@ -43,8 +42,8 @@ class BestCheckpoint(hooks.BestCheckpointer):
         if improves(value, before, self.mode):
             self.best_metric, self.best_iter = value, last_iteration(self.trainer)
             than = "" if before is None else f", better than {before:.4f}"
-            self._logger.info("%s is %.4f%s: saving %s.pth", self.metric, value, than, BEST)
-            self.checkpointer.save(BEST, is_last=False, iteration=self.best_iter)
+            self._logger.info("%s is %.4f%s: saving model_best.pth", self.metric, value, than)
+            self.checkpointer.save("model_best", is_last=False, iteration=self.best_iter)
             self.run_state.record_best(self.state_dict())
         elif before is None:
             self._logger.warning("%s is %s: no finite value to choose the best checkpoint by yet", self.metric, value)

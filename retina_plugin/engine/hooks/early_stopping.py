@@ -11,37 +11,27 @@ from retina_plugin.engine.hooks.metric import improves, latest_metric
 
 
 class TrainingEnded(BaseException):
-    """Ends the training loop on all ranks without a failure.
-
-    Detectron2's loop logs every ``Exception`` as a failure, hence ``BaseException``.
-    """
+    """Ends the training loop on all ranks. Not an ``Exception``, which Detectron2's loop would log as a failure."""
 
 
 class EarlyStopping(HookBase):
     """Ends a training whose metric has not improved for ``patience`` evaluations, with its last weights saved."""
 
     def __init__(
-        self,
-        eval_period: int,
-        checkpointer: RetinaCheckpointer,
-        val_metric: str,
-        mode: str,
-        patience: int,
-        min_delta: float = 0.0,
+        self, period: int, checkpointer: RetinaCheckpointer, metric: str, mode: str, patience: int, min_delta: float = 0
     ):
         """
         Args:
-            eval_period, checkpointer, val_metric, mode: see
+            period, checkpointer, metric, mode: see
                 :class:`~retina_plugin.engine.hooks.best_checkpoint.BestCheckpoint`.
             patience: in evaluations; 0 to never stop early.
             min_delta: an improvement is larger than this.
         """
-        self._period = eval_period
-        self._checkpointer = checkpointer
-        self._metric, self._mode = val_metric, mode
+        self._period, self._checkpointer = period, checkpointer
+        self._metric, self._mode = metric, mode
         self._patience, self._min_delta = patience, min_delta
         self._best: float | None = None
-        self._since: int | None = None  # iterations done at the last improvement, or when the search began
+        self._since = -1  # iterations done at the last improvement, or when the search began
         self._has_ended = False
         self._logger = logging.getLogger(__name__)
 
@@ -51,7 +41,7 @@ class EarlyStopping(HookBase):
             TrainingEnded: the run that is resumed was stopped early, and its patience is not larger now.
         """
         start = self.trainer.start_iter
-        if self._since is None:
+        if self._since < 0:
             self._since = start
         if self._has_ended and self._patience and self._waited(start) >= self._patience:
             message = (
@@ -79,13 +69,11 @@ class EarlyStopping(HookBase):
 
     def _waited(self, done: int) -> int:
         """Count the evaluations since the metric improved."""
-        return done // self._period - (self._since or 0) // self._period
+        return done // self._period - self._since // self._period
 
     def _end(self, done: int) -> None:
         self._has_ended = True
-        best = "it never had a finite value"
-        if self._best is not None:
-            best = f"{self._best:.4f} in iteration {(self._since or 0) - 1}"
+        best = "never finite" if self._best is None else f"{self._best:.4f} in iteration {self._since - 1}"
         self._logger.info(
             "Early stopping after iteration %d: %s has not improved by more than %g in %d evaluations (%s). The last "
             "weights are in model_final.pth, the best in model_best.pth.",

@@ -1,4 +1,4 @@
-"""Logs epochs, images per second, memory and the share of images without boxes."""
+"""Epochs, images per second, memory and the share of images without boxes."""
 
 import resource
 import sys
@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Progress(HookBase):
-    """Puts numbers of a training's progress into the event storage. For the main rank, whose images it counts."""
+    """Puts numbers about the progress of a training into the event storage. It counts the images of its own rank."""
 
     def __init__(self, period: int, images_per_iteration: int, training_set_size: int | None = None):
         """
@@ -19,8 +19,7 @@ class Progress(HookBase):
             images_per_iteration: of all ranks.
             training_set_size: in images; None if it is unknown, then epochs are not logged.
         """
-        self.period = period
-        self.images_per_iteration = images_per_iteration
+        self.period, self.images_per_iteration = period, images_per_iteration
         self.training_set_size = training_set_size
         self._num_images = self._num_empty = 0
         self._handle: Any = None

@@ -22,28 +22,24 @@ from retina_plugin.modeling.precision import autocast
 class ValidationLoss:
     """Computes the mean losses of a ``FocalRetinaNet`` on ``DATASETS.TEST``, as a function for ``EvalHook``.
 
-    Image i has p_i positive anchors and a sum l_i of a loss over its anchors. The loss of a set is
+    Image i has p_i positive anchors and a sum l_i of a loss over its anchors. The loss of a set,
 
         sum_i l_i / max(1, sum_i p_i)
 
-    and depends neither on the batch size nor on the number of ranks, unlike a mean of the losses that training logs,
-    which are divided by the positives of their batch or by a moving average. Images are read as in evaluation, one at a
-    time and without augmentation; crowd boxes are left out as in training; images without boxes count.
-
-    The model is in evaluation mode, in the precision of training. Parameters, buffers, gradients, the modes of modules,
-    random state and the event storage stay as they are.
+    depends neither on the batch size nor on the number of ranks. Images are read as in evaluation, without
+    augmentation; crowd boxes are left out as in training; images without boxes count. The model is in evaluation mode
+    and in the precision of training. Its state, the random state and the event storage stay as they are.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module):
         """
         Args:
-            cfg: a configuration with the plugin's keys.
             model: a ``FocalRetinaNet``, possibly in ``DistributedDataParallel``.
 
         Raises:
             ConfigError: a set has no boxes.
         """
-        self._model = getattr(model, "module", model)
+        self._model: Any = getattr(model, "module", model)
         self._precision = cfg.SOLVER.AMP.PRECISION if cfg.SOLVER.AMP.ENABLED else "fp32"
         self._loaders = {name: _build_labeled_loader(cfg, name) for name in cfg.DATASETS.TEST}
 
@@ -51,8 +47,8 @@ class ValidationLoss:
         """Compute the losses. All ranks call this.
 
         Returns:
-            On the main rank {"validation": {"loss_cls": float, "loss_box_reg": float, "total_loss": float}}, for
-            several sets a dict of these by name; {} on the others.
+            On the main rank {"validation": losses}, or {"validation": {set: losses}} for several sets, with the losses
+            "loss_cls", "loss_box_reg" and "total_loss", their sum; {} on the other ranks.
         """
         results = {}
         for name, loader in self._loaders.items():

@@ -1,8 +1,10 @@
-"""Training steps of one and of two processes: forward, backward and the all-reduce of the gradients, on a CPU."""
+"""Measures training steps with one and two processes on a CPU: forward, backward and all-reduce of the gradients."""
 
+import argparse
 import contextlib
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -15,31 +17,32 @@ from benchmarks import inputs, models, options, report
 from benchmarks.case import Step
 from benchmarks.pairing import clock_of, ratio, take_turns
 
-# Side -> number of processes, threads of each, whether the gradients are averaged.
-SIDES = {
+# Implementation -> number of processes, threads per process, whether gradients are averaged.
+IMPLEMENTATIONS = {
     "1 process, 1 thread": (1, 1, False),
     "1 process, 2 threads": (1, 2, False),
     "2 processes, 1 thread each": (2, 1, True),
     "2 processes, gradients not averaged": (2, 1, False),
 }
-REFERENCE, TWO_THREADS, TWO, ALONE = SIDES
+REFERENCE, TWO_THREADS, TWO, ALONE = IMPLEMENTATIONS
 
 
-def add_options(parser, quick):
-    parser.add_argument("--images", type=int, default=1, help="images of each process, by default 1")
+def add_options(parser: argparse.ArgumentParser, quick: bool) -> None:
+    """Add the arguments of this benchmark."""
+    parser.add_argument("--images", type=int, default=1, help="images per process, by default 1")
     options.sizes(parser, quick, default=[400])
 
 
-class Team:
-    """Two processes that wait for work, each with the same detector.
+class ProcessPair:
+    """Runs steps in two processes, each with the same detector.
 
     Args:
-        size: shorter side of the images.
-        images: of each process.
-        network: KEY, VALUE, ... that differ from the configuration.
+        size: length of the images' shorter edge, in pixels.
+        images: images per process.
+        network: KEY, VALUE, ... overrides of the configuration.
     """
 
-    def __init__(self, size, images, network):
+    def __init__(self, size: int, images: int, network: Sequence) -> None:
         context = mp.get_context("spawn")
         self._folder = tempfile.TemporaryDirectory()
         self._ends, self._processes = [], []
@@ -53,15 +56,16 @@ class Team:
         for end in self._ends:
             end.recv()  # ready
 
-    def run(self, side):
-        """One step of a side; who is not part of it sleeps."""
-        count, threads, averaged = SIDES[side]
+    def run(self, implementation: str) -> None:
+        """Run one step of an implementation. A process that the implementation does not use sleeps."""
+        count, threads, averaged = IMPLEMENTATIONS[implementation]
         for end in self._ends[:count]:
             end.send((threads, count > 1, averaged))
         for end in self._ends[:count]:
             end.recv()
 
-    def close(self):
+    def close(self) -> None:
+        """End the processes."""
         for end, process in zip(self._ends, self._processes):
             end.send(None)
             process.join()
@@ -86,8 +90,8 @@ def _work(rank, pipe, init_file, size, images, network):
     dist.destroy_process_group()
 
 
-def main(argv=None):
-    """The command. Returns the raw figures, as ``--json`` writes them."""
+def main(argv: list[str] | None = None) -> dict:
+    """Run the benchmark. Returns the raw figures, as ``--json`` writes them."""
     args = options.parse(sys.modules[__name__], argv)
     if args.device.type != "cpu":
         sys.exit("error: this command measures processes on a CPU; on GPUs, compare the img/s of two trainings")
@@ -96,13 +100,13 @@ def main(argv=None):
     results = {"benchmark": "scaling", "environment": environment, "cases": []}
     print(report.heading(results), flush=True)
     for size in args.sizes:
-        team = Team(size, args.images, network)
+        pair = ProcessPair(size, args.images, network)
         try:
-            steps = {side: Step(partial(team.run, side)) for side in SIDES}
+            steps = {name: Step(partial(pair.run, name)) for name in IMPLEMENTATIONS}
             clock = clock_of(args.device)
             seconds = take_turns(steps, rounds=args.rounds, warmup=1, seconds=args.seconds, clock=clock)
         finally:
-            team.close()
+            pair.close()
         results["cases"].append(_case(inputs.shape_name(size), seconds))
         print(_images_per_second(results["cases"][-1], args.images))
     print(report.table(results, "step"))
@@ -118,7 +122,7 @@ def _case(name, seconds):
 
 
 def _images_per_second(case, images):
-    """What two processes do in the time of one, by the ratios of the rounds."""
+    """Format the throughput of two processes relative to one, from the ratios of the rounds."""
     seconds = {side: figures["seconds"] for side, figures in case["sides"].items()}
     lines = [f"\n{case['name']}, {images} image(s) a process; images per second of 2 processes with 1 thread each over"]
     for other in (REFERENCE, TWO_THREADS):

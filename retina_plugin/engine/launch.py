@@ -1,190 +1,203 @@
-"""Run a job on as many processes and machines as it asks for, and end all of them as one.
+"""Runs a job in one or more processes, which Detectron2's ``launch`` or torchrun starts.
 
-The processes are started by Detectron2's ``launch``, or by torchrun before. What is added is what happens when
-something goes wrong: who did not come, which rank failed with what, which exit code, and that nobody is left.
+Added to Detectron2's ``launch``: the error of the rank that failed first, the exit code, signals that are passed on,
+and ranks that end with their parent. Restarts and elastic jobs are torchrun's.
 """
 
+import argparse
 import contextlib
 import importlib
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import tempfile
 import threading
 import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import launch as detectron2_launch
+from detectron2.utils import comm
 from torch import distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
+from retina_plugin.config.imports import import_modules
+from retina_plugin.core.comm import num_cores
 from retina_plugin.core.errors import ConfigError, LaunchError, UserError
-from retina_plugin.engine import worker
-from retina_plugin.engine.arguments import processes_of
-from retina_plugin.engine.meeting import Meeting, environment
+from retina_plugin.core.files import atomic_write
+from retina_plugin.engine.arguments import Processes, processes_of
 
-# As long as torch leaves a process after SIGTERM.
-_GRACE_SECONDS = 30
+Job = Callable[[CfgNode, argparse.Namespace], object]
 
 
-def launch(main, cfg, args):
-    """Run ``main(cfg, args)`` in every process of a job.
+def launch(main: Job, cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Run ``main(cfg, args)`` on every rank of a job.
 
-    With one process, this is the process. Otherwise a process is started for each GPU of this machine
-    (``--num-gpus``; with ``MODEL.DEVICE`` cpu, they share its cores), or torchrun has started them all.
-
-    Machines wait for each other for ``--dist-timeout`` seconds. Later, a process waits at most 30 minutes
-    (Detectron2's ``DEFAULT_TIMEOUT``) for the others, as in an all-reduce.
+    A job of one process runs in this process. Otherwise Detectron2's ``launch`` starts a process for each GPU of this
+    machine (``--num-gpus``), or torchrun has started all processes. With ``MODEL.DEVICE`` cpu, ranks communicate by
+    Gloo. Unless ``OMP_NUM_THREADS`` is set, the ranks of a machine share its cores. A rank waits up to 30 minutes for
+    the others (Detectron2's ``DEFAULT_TIMEOUT``), at the start and later.
 
     Args:
-        main: function of a module, as it is found by its name in the processes that are started.
-        cfg: of :func:`load_config`.
-        args: of :func:`argument_parser`.
+        main: a function of a module, or a ``functools.partial`` of one. Ranks import the modules of ``cfg.IMPORTS``
+            before they unpickle ``main``, ``cfg`` and ``args``.
+        cfg: the configuration, from :func:`load_config`.
+        args: parsed by :func:`argument_parser`.
 
     Raises:
-        UserError: of a process, whichever was first.
-        LaunchError: a machine did not come, or a process failed; its traceback is in the message.
-        SystemExit: a process ended so, and none failed. SIGTERM and SIGINT are passed on to the processes;
-            where one is ended by it, the exit code is 128 and the number of the signal.
+        UserError: raised by the rank that failed first.
+        LaunchError: another error of that rank, with its traceback, or how the rank was killed.
+        SystemExit: no rank failed, and one called ``sys.exit(CODE)``. After SIGTERM or SIGINT, which are passed on to
+            the ranks, the code is 128 plus the number of the signal if the ranks do not handle the signal.
     """
     processes = processes_of(args)
     if processes.world_size == 1:
-        detectron2_launch(main, 1, args=(cfg, args))
-    elif processes.local_rank is not None:
-        _join(main, cfg, args, processes)
+        main(cfg, args)
+    elif processes.local_rank is None:
+        _start_ranks(main, cfg, args, processes)
     else:
-        _spawn(main, cfg, args, processes)
+        _run_under_torchrun(main, cfg, args, processes)
 
 
-def _join(main, cfg, args, processes):
-    """Be one of the processes that torchrun has started."""
+def _run_under_torchrun(main: Job, cfg: CfgNode, args: argparse.Namespace, processes: Processes) -> None:
     if cfg.MODEL.DEVICE == "cpu" and torch.cuda.is_available():
         raise ConfigError(["MODEL.DEVICE is cpu, but there are GPUs. Hide them: CUDA_VISIBLE_DEVICES='' torchrun ..."])
-    meeting = None
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # or torchrun's agents have met
-        url = f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        job = f"WORLD_SIZE {processes.world_size}"
-        rank = processes.first_rank + processes.local_rank
-        meeting = Meeting("rank", rank, processes.world_size, job, url, args.dist_timeout)
-    with meeting.for_workers() if meeting else contextlib.nullcontext():
-        # What Detectron2 runs in the processes that it starts itself.
-        run = importlib.import_module("detectron2.engine.launch")._distributed_worker
-        size = processes.world_size, processes.per_machine, processes.machine_rank
-        try:
-            run(processes.local_rank, worker.work, *size, "env://", (main, cfg, args, processes.per_machine))
-        except UserError:
-            raise
-        except Exception as error:
-            get_error_handler().record_exception(error)  # torchrun shows the first one's at the end
-            raise
-        finally:
-            # Threads of Gloo that outlive the interpreter abort the process, whatever its exit code was to be.
-            if dist.is_initialized() and dist.get_backend() == "gloo":
-                dist.destroy_process_group()
-    if meeting:
-        meeting.leave()
+    # What Detectron2's launch runs in the processes that it starts.
+    worker = importlib.import_module("detectron2.engine.launch")._distributed_worker
+    per_machine, _, machine_rank, local_rank = processes
+    sizes = processes.world_size, per_machine, machine_rank
+    try:
+        worker(local_rank, _run_job, *sizes, "env://", (main, cfg, args, per_machine))
+    except UserError:
+        raise
+    except Exception as error:
+        get_error_handler().record_exception(error)  # torchrun prints the first one as the root cause
+        time.sleep(1)  # torchrun compares whole seconds, and ranks that lose the connection to this one fail later
+        raise
+    finally:
+        _end_gloo()
 
 
-def _spawn(main, cfg, args, processes):
-    """Start the processes of this machine and wait for them."""
-    url = "tcp://127.0.0.1:0" if args.dist_url == "auto" else args.dist_url
-    job = f"--num-machines {processes.machines} --num-gpus {processes.per_machine}"
-    meeting = Meeting("machine", processes.machine_rank, processes.machines, job, url, args.dist_timeout)
-    children = _Children()
-    with tempfile.TemporaryDirectory(prefix="retina_plugin_") as reports:
-        try:
-            with children.get_signals(), meeting.watch(children.end), meeting.for_workers(), _visible_gpus(cfg):
-                detectron2_launch(
-                    worker.work_and_report,
-                    processes.per_machine,
-                    num_machines=processes.machines,
-                    machine_rank=processes.machine_rank,
-                    dist_url=meeting.url,
-                    args=(main, cfg, args, processes.per_machine, reports),
-                )
-            died = None
-        except (ProcessRaisedException, ProcessExitedException) as error:
-            died = error
-        _conclude(worker.read_reports(reports), died, processes, children, meeting)
+def _run_job(main: Job, cfg: CfgNode, args: argparse.Namespace, per_machine: int) -> None:
+    if "OMP_NUM_THREADS" not in os.environ:  # otherwise torch uses all cores on every rank
+        torch.set_num_threads(max(1, num_cores() // per_machine))
+    main(cfg, args)
+    dist.destroy_process_group()
 
 
-def _conclude(reports, died, processes, children, meeting):
-    """Leave with what the user has to know of how the processes ended."""
-    failure = next((report for report in reports if report.failed), None)
-    # torch tells of the first that ended badly. One that left no report was killed, and what the others say came of it.
-    silent = died and processes.first_rank + died.error_index not in [report.rank for report in reports]
-    error = None
-    if children.ended_because:
-        error = LaunchError(children.ended_because)
-    elif children.signal and (silent or (not died and len(reports) < processes.per_machine)):
-        error = SystemExit(128 + children.signal)
-    elif silent:
-        error = LaunchError(f"rank {processes.first_rank + died.error_index} of {processes.world_size} {_how(died)}")
-    elif failure:
-        error = failure.error(processes.world_size)
-    if error:
-        stopped = isinstance(error, SystemExit) and f"stopped by {children.signal.name}"
-        meeting.tell_failure(stopped or str(error).strip().splitlines()[-1])
+def _end_gloo() -> None:
+    # Threads of Gloo that outlive the interpreter abort the process, which changes the exit code.
+    if dist.is_initialized() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
+
+
+def _start_ranks(main: Job, cfg: CfgNode, args: argparse.Namespace, processes: Processes) -> None:
+    """Start the ranks of this machine, wait for their end, and raise the error that came first."""
+    died: ProcessException | None = None
+    job = pickle.dumps((main, cfg, args, processes.per_machine))
+    with tempfile.TemporaryDirectory(prefix="retina_plugin_") as folder:
+        with _pass_on_signals() as signals, _hidden_gpus(cfg.MODEL.DEVICE == "cpu"):
+            try:
+                detectron2_launch(_run_and_report, *processes[:3], args.dist_url, (job, list(cfg.IMPORTS), folder))
+            except ProcessException as exception:
+                died = exception
+        reports = {int(path.stem): pickle.loads(path.read_bytes()) for path in Path(folder).glob("*.report")}
+    dead_rank = None if died is None else processes.rank + died.error_index
+    # Without a report, this rank was killed, and the errors of the other ranks may be a consequence.
+    killed = dead_rank is not None and dead_rank not in reports
+    if signals and (killed or (died is None and len(reports) < processes.per_machine)):
+        raise SystemExit(128 + signals[-1])
+    if killed:
+        raise LaunchError(f"rank {dead_rank} of {processes.world_size} {_how(died)}")
+    errors = [error for _, error in sorted(reports.values(), key=lambda report: report[0]) if error is not None]
+    for error in sorted(errors, key=lambda error: isinstance(error, SystemExit)):
         raise error
-    meeting.leave()
-    code = next((report.exit_code for report in reports if report.exit_code), 0)
-    if code:
-        raise SystemExit(code)
 
 
-def _how(died):
-    if isinstance(died, ProcessRaisedException):  # before its work began
-        return f"failed: {died}"
-    if died.signal_name:
-        return f"was killed by {died.signal_name}"
-    return f"ended with exit code {died.exit_code}, without an exception"
+def _how(died: ProcessException | None) -> str:
+    if isinstance(died, ProcessExitedException):
+        return f"was killed by {died.signal_name}" if died.signal_name else f"ended with exit code {died.exit_code}"
+    return f"failed: {str(died).strip()}"  # before the job began, as in connecting to the other ranks
 
 
-class _Children:
-    """The processes that this one has started.
+def _run_and_report(job: bytes, imports: list[str], folder: str) -> None:
+    """Run the job on a rank that Detectron2's ``launch`` started, and write (time of the end, error) to a file.
 
-    Attributes:
-        signal: the last that was passed on to them, or None.
-        ended_because: why they were ended from here, or None.
+    A rank that fails exits with code 1, and torch ends the other ranks. A rank that calls ``sys.exit(CODE)`` exits with
+    0, so that the other ranks can end by themselves.
     """
-
-    def __init__(self):
-        self.signal = None
-        self.ended_because = None
-
-    @contextlib.contextmanager
-    def get_signals(self):
-        """Pass SIGTERM and SIGINT on to them; this process waits for what they do."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # signals belong to another part of the program
-            return
-
-        def pass_on(number, frame):
-            self.signal = signal.Signals(number)
-            for child in multiprocessing.active_children():
-                os.kill(child.pid, number)
-
-        before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def end(self, reason):
-        """End all of them."""
-        self.ended_because = reason
-        children = multiprocessing.active_children()
-        for child in children:
-            child.terminate()
-        deadline = time.monotonic() + _GRACE_SECONDS
-        while any(child.is_alive() for child in children) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        for child in children:
-            child.kill()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.setpgrp()  # the terminal sends Ctrl-C to the parent's group, and the parent passes it on
+    rank = comm.get_rank()
+    failed = f"rank {rank} of {comm.get_world_size()} failed:\n\n"
+    error: BaseException | None = None
+    try:
+        import_modules(imports)
+        _run_job(*pickle.loads(job))
+    except UserError as mistake:
+        error = mistake
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            error = LaunchError(failed + end.code)
+        elif end.code:
+            error = end
+    except Exception:
+        error = LaunchError(failed + traceback.format_exc())
+    report = pickle.dumps((time.monotonic(), error))  # before _end_gloo, whereupon the other ranks fail
+    atomic_write(Path(folder, f"{rank}.report"), lambda file: file.write(report))
+    _end_gloo()
+    if isinstance(error, UserError):
+        sys.exit(1)
 
 
-def _visible_gpus(cfg):
-    # Where the work is the CPU's, processes that see no GPU communicate by Gloo.
-    return environment(CUDA_VISIBLE_DEVICES="") if cfg.MODEL.DEVICE == "cpu" else contextlib.nullcontext()
+def _end_with_parent() -> None:
+    # Also if the parent is killed by SIGKILL. torch sends SIGINT then, which the job may handle.
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
+@contextlib.contextmanager
+def _pass_on_signals() -> Iterator[list[int]]:
+    """Pass SIGTERM and SIGINT on to the child processes. Yields the list of the signals so far."""
+    received: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        children = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
+        if not children:
+            sys.exit(128 + number)
+        for pid in children:
+            # While ranks connect, before they call setpgrp, SIGINT would not interrupt them.
+            os.kill(pid, number if os.getpgid(pid) == pid else signal.SIGTERM)
+
+    is_main_thread = threading.current_thread() is threading.main_thread()  # the only one that may set handlers
+    numbers = (signal.SIGTERM, signal.SIGINT) if is_main_thread else ()
+    previous = {number: signal.signal(number, pass_on) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _hidden_gpus(hide: bool) -> Iterator[None]:
+    """Hide all GPUs from the processes that are started meanwhile, which then communicate by Gloo."""
+    name = "CUDA_VISIBLE_DEVICES"
+    previous = os.environ.get(name)
+    if hide:
+        os.environ[name] = ""
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if previous is not None:
+            os.environ[name] = previous

@@ -12,10 +12,10 @@ from retina_plugin.engine.arguments import processes_of
 
 _PREVIOUS = "previous_run_"
 # What training writes into OUTPUT_DIR. All other files belong to the user and stay.
-_FILES_OF_A_RUN = (
-    *("last_checkpoint*", "model_*.pth*", "metrics.json*", "run_state.json*", "config.yaml", "log.txt*", "events.out.tfevents.*"),
-    *("inference", "divergence"),
-)
+_FILES_OF_A_RUN = [
+    *("last_checkpoint*", "model_*.pth*", "metrics.json*", "run_state.json*", "config.yaml", "log.txt*"),
+    *("events.out.tfevents.*", "inference", "divergence"),
+]
 
 
 def prepare_output_dir(cfg: CfgNode, args: argparse.Namespace) -> None:

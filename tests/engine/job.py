@@ -1,4 +1,4 @@
-"""A job whose processes end in a way that the first argument names: what test_launch.py starts."""
+"""A job whose ranks end in a way that the first argument names, as END or END:RANK. test_launch.py starts it."""
 
 import retina_plugin  # first: makes Detectron2 importable  # noqa: F401
 
@@ -6,15 +6,15 @@ import os  # isort: skip
 import signal  # isort: skip
 import sys  # isort: skip
 import time  # isort: skip
-from types import SimpleNamespace  # isort: skip
 
 import torch  # isort: skip
+from detectron2.config import CfgNode
 from detectron2.engine import defaults
 from detectron2.utils import comm
 from torch import distributed as dist
 
-from retina_plugin import engine
-from retina_plugin.core.errors import LaunchError
+from retina_plugin import ConfigError, engine
+from retina_plugin.core.errors import UserError, format_error
 
 
 def tell(line):
@@ -25,11 +25,15 @@ def main(cfg, args):
     rank = comm.get_rank()
     total = torch.tensor(rank)
     dist.all_reduce(total)
-    tell(f"rank {rank} of {comm.get_world_size()}, sum {total.item()}, local {comm.get_local_rank()}")
-    ENDS[cfg.end](rank)
+    threads = torch.get_num_threads()
+    tell(
+        f"rank {rank} of {comm.get_world_size()}, sum {total.item()}, local {comm.get_local_rank()}, {threads} threads"
+    )
+    end, _, who = cfg.END.partition(":")
+    ENDS[end](rank, rank == int(who or 0))
 
 
-def well(rank):
+def well(rank, is_it):
     """With a step of data-parallel training, whose gradient is the mean of the ranks."""
     model = defaults.create_ddp_model(torch.nn.Linear(1, 1), broadcast_buffers=False)
     model(torch.full((1, 1), float(rank))).backward()
@@ -37,27 +41,40 @@ def well(rank):
     assert weight.grad.item() == (comm.get_world_size() - 1) / 2
 
 
-def fail(rank):
-    if rank == 1:
-        raise ValueError("rank 1 broke")
-    dist.barrier()  # which rank 1 never reaches
+def fail(rank, is_it):
+    if is_it:
+        raise ValueError(f"rank {rank} broke")
+    dist.barrier()  # which the failed rank never reaches
 
 
-def stop(rank):
-    """The first to end leaves the others the time to end by themselves."""
+def refuse(rank, is_it):
+    """One rank finds a mistake of the user's while the others stop."""
+    if is_it:
+        raise ConfigError(["one thing", "another"])
+    sys.exit(75)
+
+
+def give_up(rank, is_it):
+    if is_it:
+        sys.exit("nothing to do")
+    dist.barrier()
+
+
+def stop(rank, is_it):
+    """The first rank to end leaves the others the time to end by themselves."""
     pids = comm.all_gather(os.getpid())
-    while rank == 1 and runs(pids[0]):
+    while is_it and any(runs(pid) for pid in pids if pid != os.getpid()):
         time.sleep(0.05)
     sys.exit(75)
 
 
-def die(rank):
-    if rank == 1:
+def die(rank, is_it):
+    if is_it:
         os.kill(os.getpid(), signal.SIGKILL)
     dist.barrier()
 
 
-def stay(rank):
+def stay(rank, is_it):
     """Tell of every signal, and end by none."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: tell(f"rank {rank} got {number}"))
@@ -65,8 +82,13 @@ def stay(rank):
     time.sleep(600)
 
 
+def wait(rank, is_it):
+    tell("waits")
+    time.sleep(600)
+
+
 def runs(pid):
-    """Whether a process is there, and no zombie."""
+    """Whether a process exists and is not a zombie."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
@@ -74,17 +96,17 @@ def runs(pid):
         return False
 
 
-ENDS = {"well": well, "fail": fail, "stop": stop, "die": die, "stay": stay}
+ENDS = {f.__name__: f for f in (well, fail, refuse, give_up, stop, die, stay, wait)}
 
 
-def make_cfg(end):
-    """What the launch reads of a configuration, and how the job ends."""
-    return SimpleNamespace(end=end, MODEL=SimpleNamespace(DEVICE="cpu"))
+def make_cfg(end, imports=()):
+    """The keys that the launch reads, and how the job ends."""
+    return CfgNode({"END": end, "MODEL": {"DEVICE": "cpu"}, "IMPORTS": list(imports)})
 
 
 if __name__ == "__main__":
     cfg = make_cfg(sys.argv.pop(1))
     try:
         engine.launch(main, cfg, engine.argument_parser().parse_args())
-    except LaunchError as error:
-        sys.exit(f"error: {error}")
+    except UserError as error:
+        sys.exit(format_error(error))

@@ -1,5 +1,7 @@
 """Which processes a job has, from its command line and from what torchrun sets."""
 
+import re
+
 import pytest
 
 from retina_plugin import ConfigError
@@ -56,7 +58,6 @@ def test_from_the_command_line(environment, words, expected, world_size):
         ("--num-machines 2", ["--num-machines 2 needs --dist-url tcp://HOST:PORT"]),
         ("--num-machines 2 --machine-rank -1 --dist-url node0:1", ["--machine-rank is -1", "not tcp://HOST:PORT"]),
         ("--num-machines 2 --dist-url env://", ["--dist-url is 'env://', which is not tcp://HOST:PORT"]),
-        ("--dist-timeout 0", ["--dist-timeout is 0.0"]),
     ],
 )
 def test_a_command_line_that_is_no_job(environment, words, parts):
@@ -76,27 +77,39 @@ def test_from_torchrun(environment):
 def test_from_a_launcher_that_does_not_say_how_many_a_machine_has(environment):
     environment(**{name: value for name, value in OF_TORCHRUN.items() if name != "LOCAL_WORLD_SIZE"})
     assert read("--num-gpus", "4").machines == 2
-    with pytest.raises(ConfigError, match="LOCAL_WORLD_SIZE is not set in the environment: give --num-gpus"):
+    with pytest.raises(ConfigError, match="but not LOCAL_WORLD_SIZE .or give --num-gpus, the processes per machine."):
         read()
 
 
 @pytest.mark.parametrize(
-    ("words", "changes", "part"),
+    ("words", "changes", "line"),
     [
-        ("--num-gpus 2", {}, "--num-gpus 2, but the environment, as torchrun sets it, says WORLD_SIZE 8 and RANK 5"),
-        ("--num-machines 3", {}, "--num-machines 3, but the environment"),
-        ("", {"LOCAL_RANK": "2"}, "with consecutive ranks"),
-        ("", {"WORLD_SIZE": "9"}, "as many processes on every machine"),
-        ("", {"RANK": "first"}, "must be integers"),
+        ("--num-gpus 2", {}, "--num-gpus is 2, but 4 by the environment, as under torchrun. Leave --num-gpus out"),
+        ("--num-machines 3", {}, "--num-machines is 3, but 2 by the environment, as under torchrun. Leave "),
+        ("", {"LOCAL_RANK": "2"}, "the environment has RANK 5, WORLD_SIZE 8 and LOCAL_RANK 2, with 4 processes per "),
+        ("", {"RANK": "9"}, "as many processes on every machine, with consecutive ranks"),
+        ("", {"WORLD_SIZE": "9"}, "as many processes on every machine, with consecutive ranks"),
+        ("", {"LOCAL_WORLD_SIZE": "0"}, "as many processes on every machine, with consecutive ranks"),
+        ("", {"RANK": "first"}, "RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE must be integers"),
     ],
 )
-def test_a_torchrun_that_contradicts(environment, words, changes, part):
+def test_a_torchrun_that_contradicts(environment, words, changes, line):
     environment(**{**OF_TORCHRUN, **changes})
-    with pytest.raises(ConfigError, match=part):
+    with pytest.raises(ConfigError, match=re.escape(line)) as error:
         read(*words.split())
+    assert len(error.value.problems) == 1
 
 
-def test_half_of_the_variables_of_torchrun(environment):
-    environment(RANK="0", WORLD_SIZE="2")
-    with pytest.raises(ConfigError, match="but LOCAL_RANK, MASTER_ADDR, MASTER_PORT are not"):
+@pytest.mark.parametrize(
+    ("present", "missing"),
+    [
+        (("RANK", "WORLD_SIZE"), "LOCAL_RANK, MASTER_ADDR, MASTER_PORT, LOCAL_WORLD_SIZE"),
+        (("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"), "RANK"),
+        (("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR"), "MASTER_PORT"),
+    ],
+)
+def test_an_incomplete_environment(environment, present, missing):
+    environment(**{name: OF_TORCHRUN[name] for name in present})
+    with pytest.raises(ConfigError, match=f"as under torchrun, but not {missing}") as error:
         read()
+    assert len(error.value.problems) == 1

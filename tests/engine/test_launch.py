@@ -1,5 +1,6 @@
-"""Processes are started and end as one: exit codes, messages, signals, nobody left. They really run (job.py)."""
+"""Ranks are started and end together: errors, exit codes, signals, no process left behind. They really run (job.py)."""
 
+import json
 import os
 import re
 import signal
@@ -11,26 +12,27 @@ import time
 import pytest
 
 from retina_plugin import ConfigError, engine
+from retina_plugin.config.imports import import_modules
 from retina_plugin.core.errors import LaunchError
-from retina_plugin.engine import worker
 
 from . import job
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 
 
 @pytest.fixture
 def start(request):
-    """start(*words, launcher) -> the running job."""
+    """start(*words, launcher, **environment) -> the running job; None removes a variable."""
     started = []
 
-    def run(*words, launcher=()):
+    def run(*words, launcher=(), **environment):
         root = str(request.config.rootpath)
+        variables = {**os.environ, "PYTHONPATH": root, "PYTHONWARNINGS": "ignore", **environment}
         started.append(
             subprocess.Popen(
                 [sys.executable, *launcher, "-m", "tests.engine.job", *words],
                 cwd=root,
-                env={**os.environ, "PYTHONPATH": root, "PYTHONWARNINGS": "ignore"},
+                env={name: value for name, value in variables.items() if value is not None},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -44,9 +46,13 @@ def start(request):
         process.communicate()
 
 
-def launch(end, *words):
+def launch(end, main=job.main, imports=()):
     """The job, with this process as the parent."""
-    engine.launch(job.main, job.make_cfg(end), engine.argument_parser().parse_args(["--num-gpus", "2", *words]))
+    engine.launch(main, job.make_cfg(end, imports), engine.argument_parser().parse_args(["--num-gpus", "2"]))
+
+
+def torchrun(*words):
+    return ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), *words)
 
 
 def free_port():
@@ -55,39 +61,70 @@ def free_port():
         return s.getsockname()[1]
 
 
-@pytest.mark.slow
-def test_one_rank_that_fails_ends_all_machines_and_has_the_last_word(start):
+def rank_lines(output):
+    """The lines of the ranks without their threads."""
+    return sorted(line.rpartition(",")[0] for line in output.splitlines() if line.startswith("rank"))
+
+
+BOTH = ["rank 0 of 2, sum 1, local 0", "rank 1 of 2, sum 1, local 1"]
+
+
+def test_two_jobs_on_one_machine_use_free_ports_and_share_the_cores_among_ranks(start):
+    jobs = [start("well", "--num-gpus", "2", OMP_NUM_THREADS=None) for _ in range(2)]
+    for process in jobs:
+        output, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+        assert rank_lines(output) == BOTH
+        threads = max(1, len(os.sched_getaffinity(0)) // 2)
+        assert re.findall(r"(\d+) threads", output) == [str(threads)] * 2
+
+
+def test_the_traceback_of_the_rank_that_failed_is_the_message(capfd):
+    with pytest.raises(LaunchError) as error:
+        launch("fail:0")
+    lines = str(error.value).splitlines()
+    assert lines[:3] == ["rank 0 of 2 failed:", "", "Traceback (most recent call last):"]
+    assert lines[-1] == "ValueError: rank 0 broke"
+    assert rank_lines(capfd.readouterr().out) == BOTH
+
+
+def test_a_failure_on_one_machine_ends_all_machines(start):
     """Two machines with a process each."""
-    url = f"tcp://127.0.0.1:{free_port()}"
-    words = ["fail", "--num-machines", "2", "--dist-url", url, "--dist-timeout", "120", "--machine-rank"]
+    words = ["fail:1", "--num-machines", "2", "--dist-url", f"tcp://127.0.0.1:{free_port()}", "--machine-rank"]
     machines = [start(*words, str(i)) for i in range(2)]
     ends = [machine.communicate(timeout=240) for machine in machines]
     assert [machine.returncode for machine in machines] == [1, 1]
-    assert [output.strip() for output, _ in ends] == [f"rank {i} of 2, sum 1, local 0" for i in range(2)]
-    errors = ends[1][1]
-    message = errors[errors.index("error: ") :]
+    assert [rank_lines(output) for output, _ in ends] == [[f"rank {i} of 2, sum 1, local 0"] for i in range(2)]
+    message = ends[1][1][ends[1][1].index("error: ") :]
     assert message.startswith("error: rank 1 of 2 failed:\n\nTraceback (most recent call last):\n")
-    assert message.rstrip().endswith("ValueError: rank 1 broke") and errors.count("Traceback") == 1
-    assert "error: " in ends[0][1]  # what machine 1 told, or the connection that broke, whichever was first
+    assert message.rstrip().endswith("ValueError: rank 1 broke") and ends[1][1].count("Traceback") == 1
+    assert "error: rank 0 of 2 failed:" in ends[0][1]  # since the connection broke
 
 
-@pytest.mark.slow
-def test_an_exit_code_of_the_processes_is_that_of_the_job_when_all_have_ended(capfd):
+def test_a_user_error_arrives_as_itself_and_goes_before_an_exit_code():
+    with pytest.raises(ConfigError) as error:
+        launch("refuse:1")
+    assert error.value.problems == ["one thing", "another"]
+
+
+def test_an_exit_with_a_text_is_a_failure():
+    with pytest.raises(LaunchError, match="^rank 1 of 2 failed:\n\nnothing to do$"):
+        launch("give_up:1")
+
+
+def test_the_exit_code_of_the_ranks_is_that_of_the_job_when_all_have_ended(capfd):
     with pytest.raises(SystemExit) as end:
-        launch("stop")
+        launch("stop:1")
     assert end.value.code == 75
-    lines = sorted(line for line in capfd.readouterr().out.splitlines() if line.startswith("rank"))
-    assert lines == ["rank 0 of 2, sum 1, local 0", "rank 1 of 2, sum 1, local 1"]
+    assert rank_lines(capfd.readouterr().out) == BOTH
 
 
-@pytest.mark.slow
-def test_a_process_that_was_killed_is_named():
+def test_a_rank_that_was_killed_is_named():
     with pytest.raises(LaunchError, match="^rank 1 of 2 was killed by SIGKILL$"):
-        launch("die")
+        launch("die:1")
 
 
-@pytest.mark.slow
-def test_signals_reach_the_processes_once_and_nobody_outlives_the_parent(start):
+def test_signals_reach_the_ranks_once_and_no_rank_outlives_the_parent(start):
     parent = start("stay", "--num-gpus", "2")
     pids = [int(pid) for pid in found_in(parent.stdout, r"pid (\d+) waits", 2)]
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
@@ -102,6 +139,31 @@ def test_signals_reach_the_processes_once_and_nobody_outlives_the_parent(start):
         time.sleep(0.05)
 
 
+def test_a_signal_that_the_ranks_do_not_handle_gives_the_exit_code_of_a_shell(start):
+    parent = start("wait", "--num-gpus", "2")
+    found_in(parent.stdout, "waits", 2)
+    parent.send_signal(signal.SIGINT)
+    _, errors = parent.communicate(timeout=120)
+    assert parent.returncode == 128 + 2 and "error" not in errors
+
+
+def test_a_signal_ends_a_job_that_waits_for_another_machine(start):
+    parent = start("well", "--num-machines", "2", "--dist-url", f"tcp://127.0.0.1:{free_port()}")
+    while not children_of(parent.pid):
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.send_signal(signal.SIGINT)
+    parent.communicate(timeout=120)
+    assert parent.returncode == 128 + 2
+
+
+def children_of(pid):
+    """Ranks that a process has started."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        children = file.read().split()
+    return [child for child in children if b"spawn_main" in open(f"/proc/{child}/cmdline", "rb").read()]
+
+
 def found_in(stream, pattern, count):
     found = []
     while len(found) < count:
@@ -111,20 +173,32 @@ def found_in(stream, pattern, count):
     return found
 
 
-@pytest.mark.slow
-def test_under_torchrun(start):
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()))
-    process = start("well", launcher=launcher)
+def test_a_job_function_of_an_imported_file(tmp_path):
+    """The ranks cannot import its module by name."""
+    path = tmp_path / "my_project.py"
+    path.write_text(
+        "import pathlib\n"
+        "from detectron2.utils import comm\n"
+        "def main(cfg, args):\n"
+        "    pathlib.Path(cfg.END, f'{comm.get_rank()} of {comm.get_world_size()}').touch()\n"
+    )
+    import_modules([str(path)])
+    (module,) = (m for m in list(sys.modules.values()) if getattr(m, "__file__", None) == str(path))
+    launch(str(tmp_path), main=module.main, imports=[str(path)])
+    assert {"0 of 2", "1 of 2"} < set(os.listdir(tmp_path))
+
+
+def test_torchrun(start):
+    process = start("well", launcher=torchrun(), OMP_NUM_THREADS=None)
     output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
-    assert sorted(output.splitlines()) == ["rank 0 of 2, sum 1, local 0", "rank 1 of 2, sum 1, local 1"]
+    assert rank_lines(output) == BOTH
 
 
-def test_what_the_user_reads_is_of_the_first_to_fail(tmp_path):
-    worker._write(worker.Report(3.0, 0, traceback="RuntimeError: Connection closed by peer"), tmp_path)
-    worker._write(worker.Report(2.0, 1, mistake=ConfigError(["one thing", "another"])), tmp_path)
-    worker._write(worker.Report(1.0, 2, exit_code=75), tmp_path)
-    stopped, first, last = worker.read_reports(tmp_path)
-    assert not stopped.failed and stopped.exit_code == 75
-    assert isinstance(first.error(3), ConfigError) and first.error(3).problems == ["one thing", "another"]
-    assert str(last.error(3)) == "rank 0 of 3 failed:\n\nRuntimeError: Connection closed by peer"
+def test_torchrun_shows_the_error_of_the_rank_that_failed(start, tmp_path):
+    process = start("fail:1", launcher=torchrun("--log-dir", str(tmp_path), "--redirects", "2"))
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert "ValueError: rank 1 broke" in errors[errors.index("Root Cause") :]
+    (written,) = tmp_path.glob("*/attempt_0/1/error.json")
+    assert "ValueError: rank 1 broke" in json.loads(written.read_text())["message"]["extraInfo"]["py_callstack"]

@@ -20,10 +20,12 @@ from retina_plugin import add_retina_config, merge_config
 from retina_plugin.config import flatten
 from retina_plugin.config.checks import check_model_config
 from retina_plugin.losses import (
+    LossContext,
     OnlineHardExampleMining,
     SigmoidCrossEntropyLoss,
     SigmoidFocalLoss,
     SigmoidFocalStarLoss,
+    Targets,
 )
 
 PAPER = Path(__file__).parents[1] / "configs" / "paper"
@@ -152,7 +154,7 @@ def test_loss_of_the_built_model(name):
         built = {key: getattr(loss, key) for key in settings if key != "alpha"}
         assert {"alpha": loss.cross_entropy.alpha, **built} == settings
     else:
-        assert {"alpha": loss.alpha, **loss.loss.settings} == settings
+        assert {"alpha": loss.alpha, **loss.settings} == settings
 
 
 @every_row
@@ -257,8 +259,9 @@ def test_rows_that_are_one_setting(names):
 
 def test_gamma_0_is_alpha_balanced_cross_entropy():
     logits, labels = 3 * torch.randn(1, 4, 5, 9, CLASSES), torch.randint(-1, CLASSES + 1, (1, 4, 5, 9))
+    targets, context = Targets(labels.flatten(1), torch.zeros(1, labels.numel(), 4)), LossContext(list)
     focal, balanced = (
-        model(name).classification_loss([logits], [labels], None)
+        model(name).classification_loss([logits], targets, context, 1.0)
         for name in ("table1b/gamma_0_alpha_0.75", "table1a/alpha_0.75")
     )
     assert focal.item() == pytest.approx(balanced.item(), rel=1e-5)

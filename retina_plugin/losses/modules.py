@@ -18,15 +18,15 @@ class MultiLevelLoss(nn.Module):
     """Sums a pointwise loss over levels, anchors and classes; a :class:`~.registry.ClassificationLoss`.
 
     The module and its subclasses have the parameters of :mod:`retina_plugin.losses.functional`, and raise its errors.
+    ``settings`` are the parameters of the pointwise loss, for display.
     """
 
     alpha: float | Tensor | None
 
-    def __init__(self, loss: PointwiseLoss, *, alpha: Alpha, fused: bool = True) -> None:
+    def __init__(self, loss: PointwiseLoss, *, alpha: Alpha, fused: bool = True, **settings: float) -> None:
         super().__init__()
         check_alpha(alpha)
-        self.loss = loss
-        self.fused = fused
+        self.loss, self.fused, self.settings = loss, fused, settings
         if alpha is None or isinstance(alpha, numbers.Real):
             self.alpha = None if alpha is None else float(alpha)
         else:  # a buffer, so that alpha moves to the device of the logits
@@ -51,14 +51,15 @@ class MultiLevelLoss(nn.Module):
 
     def extra_repr(self) -> str:
         alpha = self.alpha.tolist() if isinstance(self.alpha, Tensor) else self.alpha
-        return f"{self.loss}, alpha={alpha}, fused={self.fused}"
+        shown = {"alpha": alpha, **self.settings, "fused": self.fused}
+        return ", ".join(f"{name}={value}" for name, value in shown.items())
 
 
 class SigmoidFocalLoss(MultiLevelLoss):
     """:func:`~.functional.sigmoid_focal_loss` summed over levels."""
 
     def __init__(self, *, alpha: Alpha = 0.25, gamma: float = 2.0, fused: bool = True) -> None:
-        super().__init__(functional.pointwise_focal(gamma), alpha=alpha, fused=fused)
+        super().__init__(functional.pointwise_focal(gamma), alpha=alpha, fused=fused, gamma=gamma)
 
 
 class SigmoidCrossEntropyLoss(MultiLevelLoss):
@@ -72,14 +73,15 @@ class SigmoidFocalStarLoss(MultiLevelLoss):
     """:func:`~.functional.sigmoid_focal_star_loss` summed over levels."""
 
     def __init__(self, *, alpha: Alpha = None, gamma: float = 2.0, beta: float = 1.0, fused: bool = True) -> None:
-        super().__init__(functional.pointwise_focal_star(gamma, beta), alpha=alpha, fused=fused)
+        loss = functional.pointwise_focal_star(gamma, beta)
+        super().__init__(loss, alpha=alpha, fused=fused, gamma=gamma, beta=beta)
 
 
 class SigmoidHingeLoss(MultiLevelLoss):
     """:func:`~.functional.sigmoid_hinge_loss` summed over levels."""
 
     def __init__(self, *, alpha: Alpha = None, margin: float = 0.5) -> None:
-        super().__init__(functional.PointwiseHinge(margin), alpha=alpha, fused=False)
+        super().__init__(functional.PointwiseHinge(margin), alpha=alpha, fused=False, margin=margin)
 
 
 @register_classification_loss()

@@ -175,3 +175,10 @@ def test_a_registered_function_stays_what_it_is(monkeypatch):
     assert register_classification_loss("MY_KEY", "MY_OTHER_KEY")(my_loss) is my_loss
     assert my_loss.reads_keys == ("MY_KEY", "MY_OTHER_KEY")
     assert_same_loss(build("my_loss", FOCAL_LOSS_GAMMA=0.5), SigmoidFocalLoss(gamma=0.5))
+
+
+def test_a_module_shows_its_parameters():
+    assert repr(SigmoidFocalStarLoss(gamma=4.0, beta=0.5)) == (
+        "SigmoidFocalStarLoss(alpha=None, gamma=4.0, beta=0.5, fused=True)"
+    )
+    assert repr(SigmoidHingeLoss(alpha=[0.25, 0.5])) == "SigmoidHingeLoss(alpha=[0.25, 0.5], margin=0.5, fused=False)"

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.modeling.matcher import Matcher
-from detectron2.structures import Boxes, pairwise_iou
+from detectron2.structures import Boxes, Instances, pairwise_iou
 
-from retina_plugin.modeling import AnchorMatcher
+from retina_plugin import add_retina_config
+from retina_plugin.modeling import AnchorMatcher, build_assigner
 
 
 def random_boxes(count, extent=100.0):
@@ -88,6 +90,19 @@ def test_a_box_with_zero_iou_to_all_anchors_stays_unmatched(box):
 def test_without_boxes_all_anchors_are_background():
     idxs, labels = AnchorMatcher(num_classes=9).match(random_boxes(10), Boxes(torch.zeros(0, 4)))
     assert idxs.tolist() == [0] * 10 and labels.tolist() == [0] * 10
+
+
+def test_built_from_the_configuration():
+    cfg = get_cfg()
+    add_retina_config(cfg)
+    cfg.MODEL.RETINANET.NUM_CLASSES = 7
+    cfg.MODEL.RETINANET.IOU_THRESHOLDS, cfg.MODEL.RETINANET.IOU_LABELS = [0.3, 0.6], [-1, 0, 1]
+    cfg.MODEL.RETINANET.ALLOW_LOW_QUALITY_MATCHES = False
+    anchors = Boxes(torch.tensor([[0.0, 0.0, 10.0, h] for h in (7.0, 5.0, 2.0)]))
+    boxes = Boxes(torch.tensor([[0.0, 0.0, 10.0, 10.0]]))
+    targets = build_assigner(cfg)([anchors], [Instances((10, 10), gt_boxes=boxes, gt_classes=torch.tensor([4]))])
+    assert targets.labels.tolist() == [[4, 7, -1]]
+    assert targets.boxes[0, 0].tolist() == [0, 0, 10, 10]
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,48 @@
-"""``python -m retina_plugin COMMAND``: everything that is not training."""
+"""``python -m retina_plugin COMMAND``, installed as ``retina-plugin COMMAND``."""
 
 import argparse
+import importlib
 import sys
+from collections.abc import Sequence
 
-from retina_plugin.cli import COMMANDS
+from retina_plugin.cli import ALIASES, COMMANDS
+from retina_plugin.config.imports import add_import_argument, import_modules
+from retina_plugin.core.errors import UserError, format_error
+
+_PROG = "retina-plugin"
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m retina_plugin", description=__doc__.partition(": ")[2])
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module in COMMANDS.items():
-        summary = module.__doc__.partition("\n")[0]
-        command = commands.add_parser(name, help=summary, description=summary)
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
-    args = parser.parse_args(argv)
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Run a command and return its exit status.
+
+    Args:
+        argv: the name of the command and its arguments; None for those of this process.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(_PROG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    summaries = {name: summary for name, (_, summary) in COMMANDS.items()}
+    summaries = {"train": "Train or evaluate a detector, as train_net.py does", **summaries}
+    parser.epilog = "\n".join(["commands:", *(f"  {name:12} {summary}" for name, summary in summaries.items())])
+    parser.add_argument("command", choices=[*summaries, *ALIASES], metavar="COMMAND", help="see below")
+    name = parser.parse_args(argv[:1]).command
+    if name == "train":
+        importlib.import_module("retina_plugin.engine.train_net").main(argv[1:])
+        return None
+    if name in ALIASES:
+        print(f"warning: {name} is the old name of {ALIASES[name]}", file=sys.stderr)
+        name = ALIASES[name]
+    module_name, summary = COMMANDS[name]
+    command = importlib.import_module(f"retina_plugin.cli.{module_name}")
+    parser = argparse.ArgumentParser(f"{_PROG} {name}", description=summary)
+    command.add_arguments(parser)
+    add_import_argument(parser)
+    args = parser.parse_intermixed_args(argv[1:])
     try:
-        return args.run(args)
-    except (OSError, ValueError) as error:
-        sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
+        import_modules(args.imports)
+        return command.run(args)
+    except (UserError, OSError, ValueError) as error:
+        print(format_error(error), file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""The commands of ``python -m retina_plugin``.
+"""The commands of ``python -m retina_plugin``, installed as ``retina-plugin``: everything that is not training.
 
-A command is a module: its docstring's first line is the help, ``add_arguments(parser)`` declares its arguments,
-``run(args)`` does the work and may return an exit status. What a user got wrong is raised as ``OSError`` or
-``ValueError``.
+A command is a module, imported when it is called: ``add_arguments(parser)`` declares its arguments, ``run(args)``
+returns its exit status: 0 or None for done, 1 for findings. ``args.imports`` has the modules of ``--import``. What the
+user got wrong is raised as ``UserError``, ``OSError`` or ``ValueError``: exit status 2.
 """
 
-from retina_plugin.cli import check_data, convert, plot_losses, replay, visualize
-
+# Name -> module, first line of the help.
 COMMANDS = {
-    "check-data": check_data,
-    "contact-sheet": visualize,
-    "convert": convert,
-    "plot-losses": plot_losses,
-    "replay": replay,
+    "check-data": ("check_data", "Find what in a data set stops training or is learned wrongly, and correct it"),
+    "convert": ("convert", "Convert weights of other frameworks for this plugin, or this plugin's for another one"),
+    "plot-losses": ("plot_losses", "Draw the paper's figures of the losses, as PNG and SVG"),
+    "replay": ("replay", "Run a training step again whose losses or gradients were not finite, from its file"),
+    "visualize": ("visualize", "Draw test images with ground truth and what a trained model found"),
 }
+ALIASES = {"contact-sheet": "visualize"}

@@ -1,75 +1,25 @@
-"""Draw the paper's figures of the losses from the plugin's own functions, as PNG and SVG."""
+"""Arguments of ``plot-losses``."""
 
-import json
-import numbers
+import argparse
 from pathlib import Path
 
+from retina_plugin.tools.plot_losses.ablation import read_ablation
 from retina_plugin.tools.plot_losses.figures import draw_loss_curves
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "output_dir",
-        type=Path,
-        nargs="?",
-        default=Path("output/figures"),
-        help="folder of the figures (default: %(default)s)",
+        "output_dir", type=Path, nargs="?", default="output/figures", help="folder to write to (default: %(default)s)"
     )
     parser.add_argument(
         "--ablation",
         type=Path,
         metavar="RESULTS_JSON",
-        help="what projects/LossAblation wrote: adds figure 7, FL* colored by AP",
+        help="results of projects/LossAblation: adds figure 7, FL* colored by AP",
     )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     ablation = None if args.ablation is None else read_ablation(args.ablation)
     for path in draw_loss_curves(args.output_dir, ablation):
         print(path.resolve())
-
-
-def read_ablation(path):
-    """Read what settings of FL* reached, and what focal loss did.
-
-    Args:
-        path (Path): JSON, as projects/LossAblation writes it: ``{"rows": [{"loss": "focal_star", "gamma": 2.0,
-            "beta": 1.0, "ap": [33.8, null]}, ...]}``, with AP in percent, one a seed, null for a run that has none.
-
-    Returns:
-        The rows with the loss ``focal_star`` and those with ``focal``, all others being left out: the arguments of
-        :func:`retina_plugin.tools.plot_losses.figures.focal_star_settings_figure`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not of that form, has no row of FL*, or no AP of focal loss.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"No ablation results {path}. projects/LossAblation writes them.")
-    try:
-        results = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    rows = results.get("rows") if isinstance(results, dict) else None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and "loss" in row for row in rows):
-        raise ValueError(f"{path} is not what projects/LossAblation writes: an object with rows, each with a loss.")
-    focal_star, focal = ([row for row in rows if row["loss"] == loss] for loss in ("focal_star", "focal"))
-    for row in focal_star + focal:
-        _check_row(row, path)
-    if not focal_star:
-        raise ValueError(f"{path} has no row with the loss focal_star: there is nothing for figure 7 to show.")
-    if all(ap is None for row in focal for ap in row["ap"]):
-        raise ValueError(f"{path} has no AP of the loss focal, which figure 7 compares the others with.")
-    return focal_star, focal
-
-
-def _check_row(row, path):
-    aps = row.get("ap")
-    if not isinstance(aps, list) or not all(ap is None or (_is_number(ap) and 0 <= ap <= 100) for ap in aps):
-        raise ValueError(f"{path}: ap must be a list, a percentage or null for each seed, in the row {row}.")
-    if row["loss"] == "focal_star" and not (_is_number(row.get("gamma")) and _is_number(row.get("beta"))):
-        raise ValueError(f"{path}: gamma and beta must be numbers, in the row {row}.")
-
-
-def _is_number(value):
-    return isinstance(value, numbers.Real)

@@ -85,14 +85,15 @@ def _about_model(cfg: CfgNode, model: nn.Module, evaluated: Evaluated) -> Iterat
 @torch.no_grad()
 def _run_again(model: nn.Module, images: list[dict[str, Any]]) -> _Outputs | None:
     """Run a detector on images; None if it does not tell its outputs, or fails."""
-    if not hasattr(model, "raw_predictions") or not images:
+    raw_predictions: Any = getattr(model, "raw_predictions", None)
+    if raw_predictions is None or not images:
         return None
     num_outputs = num_finite = num_scores = 0
     total, lowest, highest = 0.0, np.inf, -np.inf
     try:
         with inference_context(model):
             for image in images:
-                raw = model.raw_predictions([image])
+                raw = raw_predictions([image])
                 for level in (*raw.logits, *raw.deltas):
                     num_outputs, num_finite = num_outputs + level.numel(), num_finite + int(level.isfinite().sum())
                 for finite in (level[level.isfinite()].float() for level in raw.logits):

@@ -1,6 +1,7 @@
-"""``python -m retina_plugin contact-sheet``."""
+"""``python -m retina_plugin visualize``."""
 
 import json
+import re
 
 import pytest
 from detectron2.config import get_cfg
@@ -35,20 +36,33 @@ def output_dir(tmp_path):
 
 
 def test_draws_what_training_left_behind_and_prints_where(output_dir, capsys):
-    main(["contact-sheet", str(output_dir)])
+    main(["visualize", str(output_dir)])
     path = output_dir / "inference" / "contact_sheet.png"
     assert capsys.readouterr().out.strip().endswith(str(path.resolve()))
     with Image.open(path) as sheet:
         assert sheet.width > 100
 
 
-def test_what_is_missing_is_said_in_a_line(output_dir):
+def test_the_old_name_of_the_command_works_and_warns(output_dir, capsys):
+    assert not main(["contact-sheet", str(output_dir)])
+    assert "contact-sheet is the old name of visualize" in capsys.readouterr().err
+    assert (output_dir / "inference" / "contact_sheet.png").is_file()
+
+
+def test_overrides_come_last(output_dir, capsys):
+    assert main(["visualize", str(output_dir), "--num-images", "1", "DATASETS.TEST", "('no_test',)"]) == 2
+    assert capsys.readouterr().err.startswith("error: data set 'no_test' is not registered")
+
+
+def test_what_is_missing_is_said_in_a_line(output_dir, capsys):
+    def error(*arguments):
+        assert main(["visualize", *map(str, arguments)]) == 2
+        return capsys.readouterr().err
+
     (output_dir / "inference" / "coco_instances_results.json").unlink()
-    with pytest.raises(SystemExit, match="^error: No predictions file .*coco_instances_results.json"):
-        main(["contact-sheet", str(output_dir)])
+    assert re.match("error: No predictions file .*coco_instances_results.json", error(output_dir))
     DatasetCatalog.remove("street_test")
-    with pytest.raises(SystemExit, match="^error: data set 'street_test' is not registered"):
-        main(["contact-sheet", str(output_dir)])
+    assert error(output_dir).startswith("error: data set 'street_test' is not registered")
     DatasetCatalog.register("street_test", list)
-    with pytest.raises(SystemExit, match="^error: cannot read config file .*nowhere/config.yaml"):
-        main(["contact-sheet", "nowhere"])
+    assert re.match("error: cannot read config file .*nowhere/config.yaml", error("nowhere"))
+    assert error(output_dir, "--num-images", 0).startswith("error: --num-images is 0")

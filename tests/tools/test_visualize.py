@@ -1,4 +1,4 @@
-"""The contact sheet: does it show what is in the files, and does it refuse files of something else?"""
+"""Grids of images: they show what is in the files, and files of something else are refused."""
 
 import json
 
@@ -11,8 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
-from retina_plugin.tools.visualize import grid as contact_sheet
-from retina_plugin.tools.visualize.grid import draw_contact_sheet
+from retina_plugin.tools.visualize import grid
+from retina_plugin.tools.visualize.grid import draw_grid
 
 NAME = "contact_sheet_test"
 SIZES = [(100, 100), (80, 40), (30, 60), (400, 400), (50, 50)]  # width, height
@@ -46,7 +46,7 @@ def draw(dataset, tmp_path):
     def draw(detections, **options):
         predictions = tmp_path / "predictions.json"
         predictions.write_text(json.dumps(detections))
-        path = draw_contact_sheet(dataset, predictions, tmp_path / "sheet.png", tile_size=TILE, **options)
+        path = draw_grid(dataset, predictions, tmp_path / "sheet.png", tile_size=TILE, **options)
         with Image.open(path) as sheet:
             assert sheet.format == "PNG"
             return np.asarray(sheet.convert("RGB")).astype(int)
@@ -64,23 +64,23 @@ def changed_rows_and_columns(one, two):
     return rows, columns
 
 
-def test_sheet_has_a_tile_for_each_picture_in_rows(draw):
+def test_sheet_has_a_tile_for_each_image_in_rows(draw):
     narrow, wide = draw([], columns=2), draw([], columns=5)
     # Five tiles: three rows of two, or one row of five.
-    step = TILE + contact_sheet._GAP
-    assert narrow.shape == (contact_sheet._HEADER + 3 * step, contact_sheet._GAP + 2 * step, 3)
-    assert wide.shape == (contact_sheet._HEADER + 1 * step, contact_sheet._GAP + 5 * step, 3)
+    step = TILE + grid._GAP
+    assert narrow.shape == (grid._HEADER + 3 * step, grid._GAP + 2 * step, 3)
+    assert wide.shape == (grid._HEADER + 1 * step, grid._GAP + 5 * step, 3)
 
 
-def test_picture_without_detections_shows_its_ground_truth(draw):
-    tile = draw([], num_images=1)[contact_sheet._HEADER :]
+def test_image_without_detections_shows_its_ground_truth(draw):
+    tile = draw([], num_images=1)[grid._HEADER :]
     assert (tile > 240).all(axis=2).sum() > 50
 
 
 def test_a_detection_is_drawn_at_its_box_and_nowhere_else(draw):
     rows, columns = changed_rows_and_columns(draw([], num_images=1), draw([detection()], num_images=1))
-    in_tile = rows >= contact_sheet._HEADER  # the counts change, too
-    rows, columns = rows[in_tile] - contact_sheet._HEADER, columns[in_tile] - contact_sheet._GAP
+    in_tile = rows >= grid._HEADER  # the counts change, too
+    rows, columns = rows[in_tile] - grid._HEADER, columns[in_tile] - grid._GAP
     # The image is 100x100 and its tile 120x120, so the box covers columns 24 to 83 and rows 72 to 107.
     assert (columns.min(), columns.max(), rows.max()) == (24, 83, 107)
     assert 72 - 16 <= rows.min() < 72  # the label is above
@@ -98,7 +98,7 @@ def test_detections_below_the_threshold_are_left_out(draw):
     assert len(changed_rows_and_columns(draw([detection(score=0.6)], score_threshold=0.6), without)[0]) > 100
 
 
-def test_pictures_are_spread_over_the_set_and_the_same_every_time(draw):
+def test_images_are_spread_over_the_set_and_the_same_every_time(draw):
     # Two of five: the first and the last.
     without = draw([], num_images=2)
     assert (draw([], num_images=2) == without).all()
@@ -107,7 +107,7 @@ def test_pictures_are_spread_over_the_set_and_the_same_every_time(draw):
         assert (len(changed_rows_and_columns(sheet, without)[0]) > 0) == shown
 
 
-def test_boxes_beyond_the_picture_are_drawn_as_far_as_they_are_inside(draw):
+def test_boxes_beyond_the_image_are_drawn_as_far_as_they_are_inside(draw):
     boxes = [(-10, -10, 500, 500), (99.9, 99.9, 0.01, 0.01)]
     sheet = draw([detection(bbox=box) for box in boxes], num_images=1)
     assert len(changed_rows_and_columns(sheet, draw([], num_images=1))[0]) > 0
@@ -116,7 +116,7 @@ def test_boxes_beyond_the_picture_are_drawn_as_far_as_they_are_inside(draw):
 def test_makes_the_folder_of_the_sheet(dataset, tmp_path):
     (tmp_path / "predictions.json").write_text("[]")
     sheet = tmp_path / "new" / "folder" / "sheet.png"
-    path = draw_contact_sheet(dataset, tmp_path / "predictions.json", sheet)
+    path = draw_grid(dataset, tmp_path / "predictions.json", sheet)
     assert path == sheet and sheet.is_file()
 
 
@@ -125,7 +125,7 @@ def test_makes_the_folder_of_the_sheet(dataset, tmp_path):
 
 def test_says_where_the_missing_predictions_come_from(dataset, tmp_path):
     with pytest.raises(FileNotFoundError, match="COCOEvaluator writes it as coco_instances_results.json"):
-        draw_contact_sheet(dataset, tmp_path / "none.json", tmp_path / "sheet.png")
+        draw_grid(dataset, tmp_path / "none.json", tmp_path / "sheet.png")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_says_where_the_missing_predictions_come_from(dataset, tmp_path):
 def test_refuses_a_file_that_is_not_a_coco_result_list(dataset, tmp_path, text, message):
     (tmp_path / "predictions.json").write_text(text)
     with pytest.raises(ValueError, match=message):
-        draw_contact_sheet(dataset, tmp_path / "predictions.json", tmp_path / "sheet.png")
+        draw_grid(dataset, tmp_path / "predictions.json", tmp_path / "sheet.png")
     assert not (tmp_path / "sheet.png").exists()
 
 

@@ -52,10 +52,10 @@ def name_problems(cfg: CfgNode) -> Iterator[str]:
             known = sorted(n for n, _ in registry)
             hint = did_you_mean(name, known) or f" Registered: {', '.join(known)}."
             yield f"{key} is '{name}', which nothing registers.{hint}"
-    for key, known in _PRECISIONS.items():
-        if values[key] not in known:
-            hint = did_you_mean(values[key], known)
-            yield f"{key} is '{values[key]}', which is none of {', '.join(known)}.{hint}"
+    for key, precisions in _PRECISIONS.items():
+        if values[key] not in precisions:
+            hint = did_you_mean(values[key], precisions)
+            yield f"{key} is '{values[key]}', which is none of {', '.join(precisions)}.{hint}"
 
 
 def model_problems(cfg: CfgNode) -> Iterator[str]:

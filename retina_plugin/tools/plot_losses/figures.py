@@ -5,28 +5,34 @@ figures show what trains.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from retina_plugin.losses import SigmoidCrossEntropyLoss, SigmoidFocalLoss, SigmoidFocalStarLoss
+from retina_plugin.losses.functional import PointwiseLoss
+from retina_plugin.tools.plot_losses.ablation import Row
+
+Line = dict[str, Any]  # arguments of Axes.plot
 
 # Colors of Okabe and Ito, and a purple of Tol's: apart for color-blind readers. The dashes keep them apart in gray.
 _INK = "#222222"
 _DASHES = ["-", (0, (7, 1.5)), (0, (3, 1.2)), (0, (4, 1.2, 1, 1.2)), (0, (1.2, 1))]
-_CE_LINE = {"color": _INK, "linestyle": _DASHES[0]}
-_FL_LINE = {"color": "#0072B2", "linestyle": _DASHES[1]}
-_PURPLE_LINE = {"color": "#AA4499", "linestyle": _DASHES[2]}
-_ORANGE_LINE = {"color": "#D55E00", "linestyle": _DASHES[3]}
-_GREEN_LINE = {"color": "#009E73", "linestyle": _DASHES[4]}
+_CE_LINE: Line = {"color": _INK, "linestyle": _DASHES[0]}
+_FL_LINE: Line = {"color": "#0072B2", "linestyle": _DASHES[1]}
+_PURPLE_LINE: Line = {"color": "#AA4499", "linestyle": _DASHES[2]}
+_ORANGE_LINE: Line = {"color": "#D55E00", "linestyle": _DASHES[3]}
+_GREEN_LINE: Line = {"color": "#009E73", "linestyle": _DASHES[4]}
 
 _WELL_CLASSIFIED = "#EEF3F7"
 _QUIET = "#5B6670"
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "figure.figsize": (6, 4),
     "figure.constrained_layout.use": True,
     "savefig.dpi": 200,
@@ -54,7 +60,8 @@ _STYLE = {
     "legend.framealpha": 1,
     "legend.handlelength": 2.8,
 }
-_STYLES = ["default", _STYLE]  # over matplotlib's own, whatever the reader's matplotlibrc says
+# Over the defaults of matplotlib, not the matplotlibrc of the user.
+_STYLES: list[str | dict[str, Any]] = ["default", _STYLE]
 
 _X_T = np.linspace(-5, 5, 201)
 _CURVES = {
@@ -71,18 +78,11 @@ _REDS_AND_BLUES = LinearSegmentedColormap.from_list(
 )
 
 
-def draw_loss_curves(output_dir, ablation=None):
-    """Write figures 1, 5 and 6, and 7 if there are results for it, each as PNG and SVG.
-
-    Args:
-        output_dir (str or Path): made if need be.
-        ablation: arguments of :func:`focal_star_settings_figure`.
-
-    Returns:
-        list[Path]: the files.
+def draw_loss_curves(output_dir: str | Path, ablation: tuple[list[Row], list[Row]] | None = None) -> list[Path]:
+    """Write figures 1, 5, 6 and, given the arguments of :func:`focal_star_settings_figure`, 7, each as PNG and SVG.
 
     Raises:
-        ValueError: a setting of FL* is out of its range. Nothing is written then.
+        ValueError: a setting of FL* is out of its range; no file is written.
     """
     figures = {
         "figure1_focal_loss": focal_loss_figure(),
@@ -102,26 +102,19 @@ def draw_loss_curves(output_dir, ablation=None):
     return paths
 
 
-def loss_curve(loss, x_t):
-    """A loss and its derivative with respect to x_t = y x, point by point.
-
-    Args:
-        loss: a :class:`retina_plugin.losses.functional.PointwiseLoss`.
-        x_t: float array (P,).
-
-    Returns:
-        values, derivatives: float64 arrays (P,).
-    """
-    x_t = torch.tensor(x_t, dtype=torch.float64, requires_grad=True)
-    values = loss(x_t)
-    (derivatives,) = torch.autograd.grad(values.sum(), x_t)
+def loss_curve(loss: PointwiseLoss, x_t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute a loss and its derivative with respect to x_t = y x: float arrays (P,) -> float64 arrays (P,)."""
+    points = torch.tensor(x_t, dtype=torch.float64, requires_grad=True)
+    values = loss(points)
+    (derivatives,) = torch.autograd.grad(values.sum(), points)
     return values.detach().numpy(), derivatives.numpy()
 
 
 @style.context(_STYLES)
-def focal_loss_figure():
-    """Figure 1: focal loss over p_t for five gammas. Returns a matplotlib ``Figure``."""
-    axes = Figure().add_subplot()
+def focal_loss_figure() -> Figure:
+    """Draw figure 1: focal loss over p_t for five gammas."""
+    figure = Figure()
+    axes = figure.add_subplot()
     x_t = np.linspace(-5.5, 8, 201)
     p_t = 1 / (1 + np.exp(-x_t))
     lines = {0.0: _CE_LINE, 0.5: _ORANGE_LINE, 1.0: _PURPLE_LINE, 2.0: _FL_LINE, 5.0: _GREEN_LINE}
@@ -134,36 +127,38 @@ def focal_loss_figure():
     formulas = "$\\mathrm{CE}(p_t)=-\\log(p_t)$\n$\\mathrm{FL}(p_t)=-(1-p_t)^\\gamma\\,\\log(p_t)$"
     axes.text(0.13, 4.85, formulas, va="top", linespacing=1.5, bbox={"color": "white", "pad": 2})
     axes.legend(loc="upper right")
-    return axes.figure
+    return figure
 
 
 @style.context(_STYLES)
-def focal_star_figure():
-    """Figure 5: CE, FL and FL* over x_t. Returns a matplotlib ``Figure``."""
-    axes = Figure().add_subplot()
+def focal_star_figure() -> Figure:
+    """Draw figure 5: CE, FL and FL* over x_t."""
+    figure = Figure()
+    axes = figure.add_subplot()
     for label, (loss, line) in _CURVES.items():
         axes.plot(_X_T, loss_curve(loss, _X_T)[0], label=label, **line)
     axes.set(xlim=(-5, 5), ylim=(0, 5), xlabel="$x_t=yx$", ylabel="loss")
     axes.set_title("Focal loss and its alternate form FL*")
     _shade_well_classified(axes, 0, 5, y=1.15)
     axes.legend(loc="upper right")
-    return axes.figure
+    return figure
 
 
 @style.context(_STYLES)
-def derivatives_figure():
-    """Figure 6: the derivatives of figure 5's losses. Returns a matplotlib ``Figure``."""
-    axes = Figure().add_subplot()
+def derivatives_figure() -> Figure:
+    """Draw figure 6: the derivatives of figure 5's losses."""
+    figure = Figure()
+    axes = figure.add_subplot()
     for label, (loss, line) in _CURVES.items():
         axes.plot(_X_T, loss_curve(loss, _X_T)[1], label=label, **line)
     axes.set(xlim=(-5, 5), ylim=(-1.2, 0.05), xlabel="$x_t=yx$", ylabel="derivative with respect to $x_t$")
     axes.set_title("Derivatives of the losses")
     _shade_well_classified(axes, 0, 5, y=-0.7)
     axes.legend(loc="lower right")
-    return axes.figure
+    return figure
 
 
-def _shade_well_classified(axes, start, end, y):
+def _shade_well_classified(axes: Axes, start: float, end: float, y: float) -> None:
     axes.axvspan(start, end, color=_WELL_CLASSIFIED, lw=0, zorder=0)
     axes.annotate(
         "", (start, y), (end, y), arrowprops={"arrowstyle": "<->", "color": _QUIET, "shrinkA": 0, "shrinkB": 0}
@@ -181,8 +176,8 @@ def _shade_well_classified(axes, start, end, y):
 
 
 @style.context(_STYLES)
-def focal_star_settings_figure(focal_star_rows, focal_rows):
-    """Figure 7: FL* over x_t, colored by the AP that training with it reached.
+def focal_star_settings_figure(focal_star_rows: list[Row], focal_rows: list[Row]) -> Figure:
+    """Draw figure 7: FL* over x_t, colored by the AP that training with it reached.
 
     Settings at most ``EFFECTIVE_WITHIN`` below focal loss, the effective ones, are blue, worse ones red, those without
     AP gray.
@@ -192,14 +187,12 @@ def focal_star_settings_figure(focal_star_rows, focal_rows):
             None for a run that has none. Means are over the runs that have one.
         focal_rows: list of ``{"ap": [...]}``, of which one has an AP. The best is what the colors compare with.
 
-    Returns:
-        A matplotlib ``Figure``.
-
     Raises:
         ValueError: gamma or beta is out of its range.
     """
-    axes = Figure(figsize=(6, max(4, 1 + 0.17 * len(focal_star_rows)))).add_subplot()  # one line each in the legend
-    focal_ap = max(_mean_ap(row) for row in focal_rows if _mean_ap(row) is not None)
+    figure = Figure(figsize=(6, max(4, 1 + 0.17 * len(focal_star_rows))))  # one line each in the legend
+    axes = figure.add_subplot()
+    focal_ap = max(ap for row in focal_rows if (ap := _mean_ap(row)) is not None)
     aps = [_mean_ap(row) for row in focal_star_rows]
     norm = _ap_norm([ap - focal_ap for ap in aps if ap is not None])
     best_first = sorted(zip(aps, focal_star_rows), key=lambda pair: (pair[0] is not None, pair[0]), reverse=True)
@@ -216,10 +209,10 @@ def focal_star_settings_figure(focal_star_rows, focal_rows):
         )
     axes.set(xlim=(-5, 5), ylim=(0, 5), xlabel="$x_t=yx$", ylabel="FL*")
     axes.set_title("Settings of FL* and the AP they reach")
-    axes.figure.legend(
+    figure.legend(
         title=r"$(\gamma, \beta)$: AP", loc="outside right upper", fontsize="small", alignment="left", frameon=False
     )
-    bar = axes.figure.colorbar(
+    bar = figure.colorbar(
         ScalarMappable(norm, _REDS_AND_BLUES),
         ax=axes,
         location="bottom",
@@ -232,10 +225,10 @@ def focal_star_settings_figure(focal_star_rows, focal_rows):
         f"AP minus that of focal loss, {focal_ap:.1f} (blue: at most {EFFECTIVE_WITHIN:g} below)", size="small"
     )
     bar.outline.set_visible(False)
-    return axes.figure
+    return figure
 
 
-def _ap_norm(gains):
+def _ap_norm(gains: list[float]) -> TwoSlopeNorm:
     """Reds below -EFFECTIVE_WITHIN, blues above, each over 1 to 5 points: a run that failed leaves others a color."""
     center = -EFFECTIVE_WITHIN
     below = np.clip(center - min(gains, default=0), 1, 5)
@@ -243,7 +236,7 @@ def _ap_norm(gains):
     return TwoSlopeNorm(center, center - below, center + above)
 
 
-def _describe(row, ap):
+def _describe(row: Row, ap: float | None) -> str:
     setting = f"({row['gamma']:g}, {row['beta']:g}): ".replace("-", "\N{MINUS SIGN}")
     if ap is None:
         return setting + "none"
@@ -252,7 +245,7 @@ def _describe(row, ap):
     return setting + f"{ap:.1f}" + (f" ({num_aps} of {num_runs} runs)" if num_aps < num_runs else "")
 
 
-def _mean_ap(row):
+def _mean_ap(row: Row) -> float | None:
     """Mean over the seeds that have an AP; None if none has."""
     aps = [ap for ap in row["ap"] if ap is not None]
     return sum(aps) / len(aps) if aps else None

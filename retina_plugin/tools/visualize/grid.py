@@ -1,19 +1,24 @@
-"""One image that shows what a detector found: a grid of images with ground truth and detections.
+"""Draws a grid of images with ground truth and detections.
 
-Works for every registered data set in COCO format and for the ``coco_instances_results.json`` that
-Detectron2's ``COCOEvaluator`` leaves in its output folder.
+The detections are the ``coco_instances_results.json`` of Detectron2's ``COCOEvaluator``.
 """
 
 import colorsys
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image, ImageDraw, ImageFont
+
+Record = dict[str, Any]  # of Detectron2's DatasetCatalog
+Color = tuple[int, int, int]
+Detection = tuple[float, int, tuple[float, float, float, float]]  # score, class, XYXY in pixels
 
 _PAPER, _TEXT, _QUIET = (24, 26, 32), (240, 240, 240), (160, 166, 178)
 _GROUND_TRUTH = (255, 255, 255)
@@ -22,38 +27,38 @@ _HEADER = 64
 _FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # Pillow alone has no font that scales everywhere
 
 
-def draw_contact_sheet(
-    dataset_name,
-    predictions_json,
-    output_path,
+def draw_grid(
+    dataset_name: str,
+    predictions_json: str | Path,
+    output_path: str | Path,
     *,
-    num_images=12,
-    score_threshold=0.5,
-    columns=4,
-    tile_size=288,
-):
-    """Draws images of a data set with their ground truth (dashed white) and detections (a color a class).
+    num_images: int = 12,
+    score_threshold: float = 0.5,
+    columns: int = 4,
+    tile_size: int = 288,
+) -> Path:
+    """Draw images of a data set with ground truth (dashed white) and detections (one color per class) into a PNG.
 
     Args:
-        dataset_name (str): registered data set, loaded through Detectron2's ``DatasetCatalog``.
-        predictions_json (str or Path): a COCO result list, ``[{image_id, category_id, bbox, score}, ...]``
-            with the data set's own category ids and ``bbox`` as ``[x, y, width, height]`` in pixels.
-        output_path (str or Path): the PNG to write. Its folder is made if need be.
-        num_images (int): images on the sheet, spread evenly over the data set; all of them if it has fewer.
-        score_threshold (float): detections below are left out.
-        columns (int): images in a row.
-        tile_size (int): pixels that the longer side of an image is brought to.
+        dataset_name: a registered data set in COCO format.
+        predictions_json: COCO results, ``[{image_id, category_id, bbox, score}, ...]``, with the category ids of the
+            data set and ``bbox`` as ``[x, y, width, height]`` in pixels.
+        output_path: the PNG to write; its folder is made.
+        num_images: images to show, spread evenly over the data set; at most all.
+        score_threshold: lowest score of a detection to show.
+        columns: images in a row.
+        tile_size: length of an image's longer side in the grid, in pixels.
 
     Returns:
-        Path: ``output_path``.
+        ``output_path``.
 
     Raises:
         FileNotFoundError: there is no such predictions file.
-        ValueError: it is not a COCO result list, or not one of this data set.
+        ValueError: the predictions are not COCO results, or not of this data set.
     """
     records = DatasetCatalog.get(dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
-    detections = _read_detections(predictions_json, dataset_name, records, metadata, score_threshold)
+    detections = _read_detections(Path(predictions_json), dataset_name, records, metadata, score_threshold)
     shown = [records[i] for i in np.linspace(0, len(records) - 1, min(num_images, len(records))).astype(int)]
     colors = _class_colors(len(metadata.thing_classes))
 
@@ -77,9 +82,10 @@ def draw_contact_sheet(
     return output_path
 
 
-def _read_detections(path, dataset_name, records, metadata, score_threshold):
-    """Returns ``{image_id: [(score, class, (x0, y0, x1, y1)), ...]}``, lowest score first, so drawn first."""
-    path = Path(path)
+def _read_detections(
+    path: Path, dataset_name: str, records: list[Record], metadata: Metadata, score_threshold: float
+) -> dict[Any, list[Detection]]:
+    """Read the detections of each image, lowest score first."""
     if not path.is_file():
         raise FileNotFoundError(
             f"No predictions file {path}. Detectron2's COCOEvaluator writes it as "
@@ -101,7 +107,7 @@ def _read_detections(path, dataset_name, records, metadata, score_threshold):
     _require_known("image", {r["image_id"] for r in results} - image_ids, path, dataset_name)
     _require_known("category", {r["category_id"] for r in results} - classes.keys(), path, dataset_name)
 
-    detections = defaultdict(list)
+    detections: dict[Any, list[Detection]] = defaultdict(list)
     for r in sorted(results, key=lambda r: r["score"]):
         if r["score"] >= score_threshold:
             x, y, width, height = r["bbox"]
@@ -110,7 +116,7 @@ def _read_detections(path, dataset_name, records, metadata, score_threshold):
     return detections
 
 
-def _require_known(kind, unknown, path, dataset_name):
+def _require_known(kind: str, unknown: set[Any], path: Path, dataset_name: str) -> None:
     if unknown:
         examples = ", ".join(map(str, sorted(unknown, key=str)[:5]))
         raise ValueError(
@@ -119,18 +125,21 @@ def _require_known(kind, unknown, path, dataset_name):
         )
 
 
-def _class_colors(num_classes):
-    """Bright RGB colors, neighbors far apart (by the golden angle), on which black text can be read."""
+def _class_colors(num_classes: int) -> list[Color]:
+    """Bright RGB colors for black text, neighbors far apart (golden angle)."""
     hues = (0.08 + 0.618034 * np.arange(num_classes)) % 1
-    return [tuple(int(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.7, 1.0)) for hue in hues]
+    rgb = (colorsys.hsv_to_rgb(hue, 0.7, 1.0) for hue in hues)
+    return [(int(255 * r), int(255 * g), int(255 * b)) for r, g, b in rgb]
 
 
-def _draw_tile(record, detections, class_names, colors, tile_size):
+def _draw_tile(
+    record: Record, detections: list[Detection], class_names: list[str], colors: list[Color], tile_size: int
+) -> Image.Image:
     with Image.open(record["file_name"]) as file:
         image = file.convert("RGB")
     scale = tile_size / max(image.size)
     size = [max(1, round(side * scale)) for side in image.size]
-    tile = image.resize(size, Image.BICUBIC)
+    tile = image.resize(size, Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(tile)
     for annotation in record["annotations"]:
         box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
@@ -147,13 +156,13 @@ def _draw_tile(record, detections, class_names, colors, tile_size):
     return square
 
 
-def _drawable(box):
+def _drawable(box: Sequence[float]) -> list[int]:
     """Pixels (inclusive) of an edge-to-edge box; Pillow refuses boxes whose second corner comes first."""
     x0, y0, x1, y1 = (round(float(c)) for c in box)
     return [x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)]
 
 
-def _draw_dashed(draw, box, dash=4):
+def _draw_dashed(draw: ImageDraw.ImageDraw, box: Sequence[float], dash: int = 4) -> None:
     x0, y0, x1, y1 = _drawable(box)
     for x in range(x0, x1 + 1, 2 * dash):
         for y in (y0, y1):
@@ -163,7 +172,9 @@ def _draw_dashed(draw, box, dash=4):
             draw.line([x, y, x, min(y + dash - 1, y1)], fill=_GROUND_TRUTH)
 
 
-def _draw_label(draw, tile_size, box, text, color):
+def _draw_label(
+    draw: ImageDraw.ImageDraw, tile_size: tuple[int, int], box: Sequence[float], text: str, color: Color
+) -> None:
     font = _font(11)
     left, top, right, bottom = font.getbbox(text)
     width, height = right - left + 4, bottom - top + 4
@@ -175,11 +186,11 @@ def _draw_label(draw, tile_size, box, text, color):
     draw.text((x + 2 - left, y + 2 - top), text, fill=(0, 0, 0), font=font)
 
 
-def _font(size, bold=False):
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(_FONTS / f"DejaVuSans{'-Bold' if bold else ''}.ttf"), size)
 
 
-def _arrange(tiles, columns):
+def _arrange(tiles: list[Image.Image], columns: int) -> Image.Image:
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     step = tiles[0].width + _GAP
@@ -189,7 +200,7 @@ def _arrange(tiles, columns):
     return sheet
 
 
-def _draw_header(sheet, title, counts, color):
+def _draw_header(sheet: Image.Image, title: str, counts: str, color: Color) -> None:
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP, 10), title, fill=_TEXT, font=_font(17, bold=True))
     draw.text((_GAP, 38), counts, fill=_QUIET, font=_font(12))

@@ -49,6 +49,29 @@ def assert_same(state, expected):
         assert torch.equal(state[name], value), name
 
 
+@torch.no_grad()
+def assert_same_predictions(ours, theirs, batch):
+    """Compare all logits and deltas, and what Detectron2's own RetinaNet makes detections of.
+
+    Detections are not compared: which of two nearly equal scores is the higher one, rounding decides.
+    """
+    mine = ours.raw_predictions(batch)
+    features = theirs.backbone(theirs.preprocess_image(batch).tensor)
+    features = [features[f] for f in theirs.head_in_features]
+    for levels, others in zip((mine.logits, mine.deltas), theirs.head(features), strict=True):
+        for level, other in zip(levels, others, strict=True):
+            other = other.unflatten(1, (level.shape[3], -1)).permute(0, 3, 4, 1, 2)
+            assert level.shape == other.shape and level.std() > 0.01
+            # Another order of up to 4608 terms changes the output of a layer by some sqrt(4608) * 6e-8 = 4e-6 of it.
+            torch.testing.assert_close(level, other, rtol=0, atol=1e-5 * other.abs().max().item())
+    for anchors, others in zip(mine.anchors, theirs.anchor_generator(features), strict=True):
+        assert torch.equal(anchors.tensor, others.tensor)
+    assert ours.postprocessor.score_thresh == theirs.test_score_thresh
+    assert ours.postprocessor.topk_candidates == theirs.test_topk_candidates
+    assert ours.postprocessor.nms_thresh == theirs.test_nms_thresh
+    assert ours.postprocessor.max_detections_per_image == theirs.max_detections_per_image
+
+
 def python2_pickle(value):
     """The bytes that Python 2's cPickle writes with protocol 2 and numpy 1: text and data are byte strings."""
     return b"\x80\x02" + _python2(value) + b"."

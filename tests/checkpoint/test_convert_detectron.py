@@ -15,7 +15,7 @@ from retina_plugin.checkpoint import CheckpointError
 from retina_plugin.checkpoint.converters import convert, detect_source
 from retina_plugin.modeling.assigners.anchor_grid import AnchorGrid
 
-from .converted import compare_detections, convert_file, load_converted, read_config
+from .converted import compare_detections, convert_file, load_converted, read_config, set_decidable_nms
 from .plain_network import all_layers, our_name, predictions
 from .restated import class_wise_nms, sigmoid
 
@@ -111,7 +111,7 @@ def their_cell_anchors(stride):
     return np.stack(anchors)
 
 
-def their_detections(outputs, picture_size, p7_threshold):
+def their_detections(outputs, image_size, nms_threshold, p7_threshold):
     boxes, scores, classes = [], [], []
     for (logits, deltas), stride in zip(outputs, STRIDES):
         height, width = logits.shape[2:]
@@ -126,11 +126,11 @@ def their_detections(outputs, picture_size, p7_threshold):
         center = anchors[:, :2] + 0.5 * size + delta[:, :2] * size
         size = np.exp(np.minimum(delta[:, 2:], np.log(1000 / 16))) * size
         box = np.concatenate([center - 0.5 * size, center + 0.5 * size - 1], axis=1)
-        boxes.append(np.clip(box, 0, np.array([picture_size[1], picture_size[0]] * 2) - 1))
+        boxes.append(np.clip(box, 0, np.array([image_size[1], image_size[0]] * 2) - 1))
         scores.append(score[a, c, y, x])
         classes.append(c)
     boxes, scores, classes = (np.concatenate(x) for x in (boxes, scores, classes))
-    kept = class_wise_nms(boxes, scores, classes, 0.5, last_pixel=1)  # of which it returns 100
+    kept = class_wise_nms(boxes, scores, classes, nms_threshold, last_pixel=1)  # of which it returns 100
     return boxes[kept], scores[kept], classes[kept]
 
 
@@ -157,16 +157,19 @@ def test_same_detections(tmp_path, blobs):
     model = load_converted(stem)
     assert model.postprocessor.max_detections_per_image == 100
     model.postprocessor.max_detections_per_image = 10**6
+    threshold = set_decidable_nms(model, [{"image": image}])
     found = model([{"image": image}])[0]["instances"]
     found = found[is_not_a_strip(found.pred_boxes.tensor)]
 
-    boxes, scores, classes = (torch.from_numpy(x) for x in their_detections(outputs, SIZE, p7_threshold=0.05))
+    boxes, scores, classes = (
+        torch.from_numpy(x) for x in their_detections(outputs, SIZE, threshold, p7_threshold=0.05)
+    )
     boxes[:, 2:] += 1
     inside = is_not_a_strip(boxes)
     print(f"Detectron: {used} weights in use -> {len(converted)}")
     compare_detections("Detectron R-50", found, boxes[inside], scores[inside], classes[inside])
     # What it lets pass at P7 besides: nothing that scores above the threshold.
-    all_scores = torch.from_numpy(their_detections(outputs, SIZE, p7_threshold=0.0)[1])
+    all_scores = torch.from_numpy(their_detections(outputs, SIZE, threshold, p7_threshold=0.0)[1])
     assert len(all_scores) > len(scores) and torch.equal(all_scores[: len(scores)], scores)
     assert all_scores[len(scores)] <= 0.05
 

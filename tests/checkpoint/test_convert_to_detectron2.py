@@ -8,7 +8,8 @@ from detectron2.modeling import build_model
 
 from benchmarks import models
 
-from .converted import compare_detections, run
+from .conftest import assert_same_predictions
+from .converted import run
 from .test_convert_torchvision import SIZE
 
 
@@ -30,8 +31,7 @@ def export(folder, target, *options):
     return run("convert", str(folder / "model_final.pth"), str(folder / "out"), "--to", target, *options)
 
 
-@torch.no_grad()
-def test_detectron2s_own_gives_the_same_detections(trained):
+def test_detectron2s_own_gives_the_same_predictions(trained):
     folder, ours = trained("MODEL.RETINANET.CLS_LOSS", "cross_entropy", "TEST.DETECTIONS_PER_IMAGE", 50)
     output = export(folder, "detectron2")
     cfg = get_cfg()
@@ -44,10 +44,8 @@ def test_detectron2s_own_gives_the_same_detections(trained):
     assert set(file) == {"model", "__author__"}
     theirs.load_state_dict(file["model"], strict=True)
     batch = [{"image": torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8)}]
-    expected, found = theirs(batch)[0]["instances"], ours(batch)[0]["instances"]
     print(f"Detectron2: {len(ours.state_dict())} weights -> {len(file['model'])}")
-    values = expected.pred_boxes.tensor, expected.scores, expected.pred_classes
-    compare_detections("to Detectron2, R-18", found, *values)
+    assert_same_predictions(ours, theirs, batch)
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,17 @@ import io
 import json
 
 import pytest
+from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import load_coco_json
 from pycocotools.coco import COCO
 
 from retina_plugin.__main__ import main
 from retina_plugin.model_zoo import get_config_file
+from retina_plugin.tools.check_data.check import ERRORS, check_data_set_of
 
 from ..data.checks.sets import RandomSet
 
-SIZES = ["--opts", "INPUT.MIN_SIZE_TRAIN", "(133,197)"]
+SIZES = ["INPUT.MIN_SIZE_TRAIN", "(133,197)"]
 
 
 @pytest.fixture
@@ -68,9 +70,11 @@ def test_what_cannot_be_read_has_status_2(random_set, tmp_path, capsys):
     (["--json", "a.json", "--images", ".", "--examples", "0"], "--examples is 0"),
     (["--json", "a.json", "--images", ".", "--workers", "-1"], "--workers is -1"),
     (["--json", "a.json", "--images", ".", "--config-file", "no.yaml"], "cannot read config file no.yaml"),
+    (["--json", "a.json", "--images", ".", "MODEL.NUM_CLASES", "3"], "unknown key MODEL.NUM_CLASES"),
     (["--json", "a.json", "--images", ".", "--opts", "MODEL.NUM_CLASES", "3"], "unknown key MODEL.NUM_CLASES"),
+    (["--json", "a.json", "--images", ".", "--import", "no_such_module"], "there is no module 'no_such_module'"),
     (["--json", "a.json", "--images", ".", "--opts", "MODEL.ANCHOR_GENERATOR.SIZES", "[[8],[16]]"], "has 2 lists"),
-    (["--json", "a.json", "--images", ".", "--opts", "MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], "no RetinaNet"),
+    (["--json", "a.json", "--images", ".", "--opts", "MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], "not a RetinaNet"),
 ])  # fmt: skip
 def test_wrong_arguments_have_status_2_and_a_line(arguments, message, capsys):
     assert main(["check-data", *arguments]) == 2
@@ -90,6 +94,34 @@ def test_the_users_configuration_is_what_is_judged(random_set, check, tmp_path):
     )
     status, text = check("--config-file", tmp_path / "of_a_training.yaml")
     assert status == 1 and "MODEL.RETINANET.NUM_CLASSES is 5" in text
+
+
+def test_overrides_after_opts_are_read_as_before(check):
+    assert check(opts=["--opts", *SIZES])[0] == 0
+    assert check(opts=["--opts", *SIZES, "MODEL.RETINANET.NUM_CLASSES", "4"])[0] == 1
+
+
+def test_an_imported_module_registers_the_data_set(random_set, tmp_path, capsys):
+    random_set.write()
+    name = f"imported_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(
+        "from detectron2.data.datasets import register_coco_instances\n"
+        f"register_coco_instances({name!r}, {{}}, {str(random_set.json_file)!r}, {str(random_set.image_root)!r})\n"
+    )
+    command = ["check-data", name, "--workers", "0", *SIZES]
+    assert main(command) == 2 and f"data set '{name}' is not registered" in capsys.readouterr().err
+    assert main([*command, "--import", str(tmp_path / f"{name}.py")]) == 0
+    DatasetCatalog.remove(name)
+    assert f"{name}: {len(random_set.coco['images'])} images" in capsys.readouterr().out
+
+
+def test_python_gets_findings_and_status(random_set, capsys):
+    random_set.path(random_set.coco["images"][4]).unlink()
+    random_set.write()
+    found, status = check_data_set_of(
+        json_file=random_set.json_file, image_root=random_set.image_root, opts=SIZES, workers=0
+    )
+    assert status == ERRORS and [finding.kind.name for finding in found] == ["image-missing"]
 
 
 def test_the_report_has_every_finding(random_set, check, tmp_path):

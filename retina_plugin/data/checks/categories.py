@@ -21,8 +21,7 @@ def _drop_copy(editor: Editor, finding: Finding) -> str | None:
 CATEGORY_NAME = warning_kind("""category-name-duplicate: Two classes have one name: AP is printed for one of them, and
     their objects compete. Rename or merge them.""")
 NO_NAME = warning_kind("category-name-empty: The class has no name in tables and images. Name it.")
-NO_BOXES = warning_kind("""category-empty: The class is never learned, and its AP is NaN. Remove it, or add
-    examples.""")
+NO_BOXES = warning_kind("category-empty: The class is never learned; its AP is NaN. Remove it, or add examples.")
 FEW_BOXES = warning_kind("""category-rare: A detector learns little from so few examples. Add examples; sample their
     images more often (DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler).""")
 BACKGROUND = warning_kind("""category-background: RetinaNet has no background class: one more class is trained and

@@ -85,6 +85,10 @@ def is_id(value: object) -> bool:
     return isinstance(value, str) or is_finite(value)
 
 
+def is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
 def is_side(value: Any) -> bool:
     """Whether a value can be the width or height of an image in pixels."""
     return is_finite(value) and value > 0 and value == int(value)

@@ -26,8 +26,7 @@ NOT_IMAGE = error_kind(f"image-not-image: {_STOPS} Replace the file by the image
 TRUNCATED = error_kind(f"image-truncated: {_STOPS} {_COPY}")
 DAMAGED = error_kind(f"""image-damaged: Training takes another image instead, or sees noise or gray in a part of it.
     {_COPY}""")
-UNREADABLE = error_kind(f"""image-unreadable: {_STOPS} Make the file readable, or replace it. --fix removes the
-    entry.""")
+UNREADABLE = error_kind(f"image-unreadable: {_STOPS} Make it readable or replace it. --fix removes the entry.")
 
 
 @repairs(MISSING, EMPTY, NOT_IMAGE, TRUNCATED, DAMAGED, UNREADABLE)

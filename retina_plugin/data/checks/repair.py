@@ -23,7 +23,6 @@ class Editor:
         self.data = data
         self._files = files
         self._dropped: set[int] = set()  # id() of entries
-        self._drops_non_objects = False
         self._ids = {section: itertools.count(self._first_free_id(section)) for section in ("images", "annotations")}
         self.first_images, self.first_categories = (
             {entry["id"]: entry for entry in reversed(self.entries(section)) if is_id(entry.get("id"))}
@@ -59,24 +58,17 @@ class Editor:
         self._dropped.add(id(entry))
         return f"{what} dropped"
 
-    def drop_non_objects(self) -> None:
-        """Remove all entries that are not objects at the end of the pass."""
-        self._drops_non_objects = True
-
     def finish(self) -> int:
         """Remove what was dropped and the annotations of dropped images; return the number of these annotations."""
         coco = self.data.coco
         gone = {_id(image) for image in self.entries("images") if id(image) in self._dropped}
         for section in ("images", "annotations", "categories"):
-            coco[section] = [entry for entry in coco[section] if self._is_kept(entry)]
+            coco[section] = [entry for entry in coco[section] if id(entry) not in self._dropped]
         gone -= {None, *map(_id, coco["images"])}
         kept = [annotation for annotation in coco["annotations"] if _id(annotation, "image_id") not in gone]
         number = len(coco["annotations"]) - len(kept)
         coco["annotations"] = kept
         return number
-
-    def _is_kept(self, entry: object) -> bool:
-        return id(entry) not in self._dropped and (isinstance(entry, dict) or not self._drops_non_objects)
 
 
 def _id(entry: object, field: str = "id") -> Any:

@@ -4,20 +4,19 @@ import textwrap
 from typing import Any
 
 from retina_plugin.data.checks.context import Context, check
-from retina_plugin.data.checks.entries import Entries, is_box, is_id, is_number, is_side
+from retina_plugin.data.checks.entries import Entries, is_box, is_id, is_name, is_number, is_side
 from retina_plugin.data.checks.findings import Entry, Finding, Findings, error_kind
 from retina_plugin.data.checks.repair import Editor, drop_annotation, new_annotation_id, repairs
 
-EMPTY_SECTION = error_kind("""section-empty: Detectron2 stops when it loads the set. Export the file again: a list in it
-    is empty.""")
+EMPTY_SECTION = error_kind("section-empty: Loading stops. Export the file again: a list in it is empty.")
 
-NOT_AN_ENTRY = error_kind("""entry-invalid: Loading stops with a TypeError. Remove what is not an object. --fix
-    does.""")
+NOT_AN_ENTRY = error_kind("entry-invalid: Loading stops with a TypeError. Remove all but objects. --fix does.")
 
 
 @repairs(NOT_AN_ENTRY)
 def _drop(editor: Editor, finding: Finding) -> str:
-    editor.drop_non_objects()
+    for section in ("images", "annotations", "categories"):
+        editor.data.coco[section] = editor.entries(section)
     return "dropped"
 
 
@@ -52,12 +51,7 @@ BAD_BOX = error_kind("""box-malformed: Loading or the first batch with it stops.
 repairs(BAD_BOX)(drop_annotation)
 
 _FIELDS = {
-    "image": {
-        "id": is_id,
-        "file_name": lambda value: isinstance(value, str) and bool(value.strip()),
-        "width": is_side,
-        "height": is_side,
-    },
+    "image": {"id": is_id, "file_name": is_name, "width": is_side, "height": is_side},
     "annotation": {"id": is_id, "image_id": is_id, "category_id": is_id, "bbox": lambda value: True},
     "category": {"id": is_id, "name": lambda value: isinstance(value, str)},
 }

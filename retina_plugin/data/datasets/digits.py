@@ -5,15 +5,8 @@ Both come with scikit-learn: 1797 scans of digits (8x8, ``load_digits``) and two
 to 160x160 and dimmed, on which up to 20 digits are written in light inks of many tints, between about 18 and 90 pixels
 high. One image in 20 has no digit.
 
-========================  ========  ==============  ====================  =====================
-data set                  images    scans           columns of china.jpg  columns of flower.jpg
-========================  ========  ==============  ====================  =====================
-quick_start_digits_train  800       0 to 1436       224 to 639            0 to 351
-quick_start_digits_test   200       1437 to 1796    0 to 207              368 to 639
-========================  ========  ==============  ====================  =====================
-
-Training sees neither the scans (which scikit-learn keeps in the order of collection, so that most of them are by other
-hands) nor the parts of the photographs of the test images.
+Training sees neither the scans of the test images (most of which are by other hands, as scikit-learn keeps the order of
+collection) nor their parts of the photographs: :data:`SPLITS` has the scans and the columns of each.
 
 The set has COCO's format: ``train.json`` and ``test.json`` beside the folders ``train`` and ``test``. Its own fields
 tell how an image was made: ``scan`` of an annotation is the index into ``load_digits``, ``background`` of an image the

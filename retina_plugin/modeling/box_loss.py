@@ -78,8 +78,7 @@ class BoxRegressionLoss(nn.Module):
         return torch.where(positive, IOU_LOSSES[self.loss_type](boxes, gt_boxes), 0).sum()
 
     def extra_repr(self) -> str:
-        beta = f", smooth_l1_beta={self.smooth_l1_beta}" if self.loss_type == "smooth_l1" else ""
-        return f"loss_type={self.loss_type}{beta}"
+        return f"loss_type={self.loss_type}, smooth_l1_beta={self.smooth_l1_beta}"
 
 
 @BOX_LOSS_REGISTRY.register()

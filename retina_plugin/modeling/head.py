@@ -33,10 +33,10 @@ class HeadOutput(NamedTuple):
 
 
 class Head(Protocol):
-    """Predicts from the features of all levels: L tensors (N, C, Hl, Wl), from high to low resolution.
+    """Predicts from the features of L levels, tensors (N, C, Hl, Wl) from high to low resolution; an ``nn.Module``.
 
-    ``RETINANET_HEAD_REGISTRY`` has callables ``f(cfg, input_shape) -> Head`` (an ``nn.Module``), where input_shape is
-    a list of L ``ShapeSpec``; ``MODEL.RETINANET.HEAD_NAME`` names one. A pair (logits, deltas) can be returned as well.
+    ``RETINANET_HEAD_REGISTRY`` has callables ``f(cfg, input_shape) -> Head``, input_shape being L ``ShapeSpec``;
+    ``MODEL.RETINANET.HEAD_NAME`` names one. A head may return a pair (logits, deltas) as well.
     """
 
     def __call__(self, features: list[Tensor]) -> HeadOutput | tuple[list[Tensor], list[Tensor]]: ...

@@ -61,13 +61,11 @@ class AnchorMatcher:
         thresholds, labels = list(thresholds), list(labels)
         if not thresholds or thresholds != sorted(thresholds) or not 0 < thresholds[0] <= thresholds[-1] <= 1:
             raise ValueError(f"IOU_THRESHOLDS must increase within (0, 1], got {thresholds}")
-        if len(labels) != len(thresholds) + 1 or not set(labels) <= {-1, 0, 1}:
-            raise ValueError(
-                f"IOU_LABELS must be {len(thresholds) + 1} labels (one more than IOU_THRESHOLDS) out of "
-                f"-1, 0, 1; got {labels}"
-            )
+        number = len(thresholds) + 1
+        if len(labels) != number or not set(labels) <= {-1, 0, 1}:
+            raise ValueError(f"IOU_LABELS must be {number} of -1, 0, 1 (one more than IOU_THRESHOLDS), got {labels}")
         if labels[0] == 1:
-            raise ValueError(f"IOU_LABELS {labels} would make anchors positive that touch no box")
+            raise ValueError(f"IOU_LABELS {labels} would make anchors with zero IoU to all boxes positive")
         self.num_classes = num_classes
         self.thresholds = thresholds
         self.labels = labels

@@ -4,6 +4,7 @@ import argparse
 import glob
 import os
 import re
+from pathlib import Path
 
 from detectron2.config import CfgNode
 
@@ -21,10 +22,7 @@ _FILES_OF_A_RUN = [
 def prepare_output_dir(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Refuse a folder with the results of another run, or move them away. Called before the processes are started.
 
-    Args:
-        cfg: the configuration; ``OUTPUT_DIR`` is the folder.
-        args: parsed by :func:`~retina_plugin.engine.arguments.argument_parser`. With ``--overwrite``, the files of
-            another run are moved into the subfolder ``previous_run_N``.
+    With ``--overwrite``, the files of another run are moved into ``OUTPUT_DIR/previous_run_N``.
 
     Raises:
         ConfigError: the folder holds another run, or the arguments contradict each other.
@@ -53,37 +51,23 @@ def _matches(folder: str, pattern: str) -> list[str]:
 
 
 def _describe(folder: str) -> str:
+    checkpoints, last = len(_matches(folder, "model_*.pth")), _read(folder, "last_checkpoint").strip()
+    number = re.fullmatch(r"model_(\d+)\.pth", last)
+    # Only lines that are complete: a process that is killed leaves the beginning of one.
+    iterations = re.findall(r'^\{.*"iteration": (\d+)[,}]', _read(folder, "metrics.json"), re.MULTILINE)
     parts = []
-    checkpoints = _matches(folder, "model_*.pth")
     if checkpoints:
-        parts.append(f"{len(checkpoints)} checkpoint" + "s" * (len(checkpoints) > 1))
-    last = _last_checkpoint(folder)
-    if last is not None:
-        parts.append(f"the last one {last}")
-    iteration = _last_iteration(folder)
-    if iteration is not None:
-        parts.append(f"metrics up to iteration {iteration + 1}")
+        parts.append(f"{checkpoints} checkpoint" + "s" * (checkpoints > 1))
+    if last:
+        parts.append(f"the last one {last}" + (f", after {int(number[1]) + 1} iterations" if number else ""))
+    if iterations:
+        parts.append(f"metrics up to iteration {max(map(int, iterations)) + 1}")
     return ", ".join(parts) or "its last_checkpoint or metrics.json"
 
 
-def _last_checkpoint(folder: str) -> str | None:
-    try:
-        with open(os.path.join(folder, "last_checkpoint")) as file:
-            name = file.read().strip()
-    except OSError:
-        return None
-    number = re.fullmatch(r"model_(\d+)\.pth", name)
-    return f"{name}, after {int(number[1]) + 1} iterations" if number else name
-
-
-def _last_iteration(folder: str) -> int | None:
-    try:
-        with open(os.path.join(folder, "metrics.json"), errors="replace") as file:
-            lines = file.readlines()
-    except OSError:
-        return None
-    found = [re.match(r'\{.*"iteration": (\d+)[,}]', line) for line in lines]  # not all lines are whole
-    return max((int(match[1]) for match in found if match), default=None)
+def _read(folder: str, name: str) -> str:
+    path = Path(folder, name)
+    return path.read_text(errors="replace") if path.is_file() else ""
 
 
 def _next_previous(folder: str) -> str:

@@ -20,10 +20,6 @@ def scale_schedule(cfg: CfgNode, num_processes: int) -> None:
     is multiplied by s (the linear rule: Goyal et al. 2017, section 2.1), and numbers of iterations are divided by s.
     Afterwards the reference keys describe the scaled configuration: scaling again changes nothing.
 
-    Args:
-        cfg: the full configuration.
-        num_processes: all processes of the job, on all machines.
-
     Raises:
         ConfigError: the keys contradict each other, or the schedule is invalid.
     """
@@ -45,15 +41,7 @@ def scale_schedule(cfg: CfgNode, num_processes: int) -> None:
 
 
 def schedule_table(cfg: CfgNode, num_images: int) -> str:
-    """Format the schedule as a table of learning rates by iterations and epochs.
-
-    Args:
-        cfg: the full configuration.
-        num_images: the images that are trained on.
-
-    Returns:
-        Several lines of text.
-    """
+    """Format the schedule for an epoch of ``num_images`` as a table of learning rates by iterations and epochs."""
     solver = cfg.SOLVER
     rows = [
         (f"{start} to {end}", f"{_epochs(cfg, start, num_images)} to {_epochs(cfg, end, num_images)}", rate)

@@ -25,11 +25,7 @@ IMAGES_BETWEEN_CHECKS = 8
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Training was stopped by a signal, after a checkpoint was saved.
-
-    A ``KeyboardInterrupt``, so that notebooks, scripts and searches that call ``RetinaTrainer.train()`` treat it as
-    Ctrl-C. ``train_net.py`` exits with :data:`EXIT_INTERRUPTED`.
-    """
+    """Training was stopped by a signal, after a checkpoint was saved. Notebooks and scripts treat it as Ctrl-C."""
 
 
 class EvaluationInterrupted(Exception):
@@ -37,12 +33,11 @@ class EvaluationInterrupted(Exception):
 
 
 class _SignalState:
-    """The signal that this process received. There is one instance, since signal handlers belong to the process."""
+    """The signal that this process received, and the handlers that were replaced."""
 
-    def __init__(self) -> None:
-        self.signal_name: str | None = None
-        self.previous_handlers: dict[int, Any] = {}
-        self.pid: int | None = None
+    signal_name: str | None = None
+    pid: int | None = None
+    previous_handlers: dict[int, Any] = {}
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self.pid:  # a data loader worker, just forked
@@ -58,7 +53,7 @@ class _SignalState:
             signal.signal(number, handler)
 
 
-_state = _SignalState()
+_state = _SignalState()  # signal handlers belong to the process
 
 
 @contextlib.contextmanager

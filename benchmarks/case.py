@@ -1,15 +1,15 @@
-"""What a benchmark is made of: cases, each with several sides that do the same work."""
+"""What a benchmark is made of: cases, each with several implementations that do the same work."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 
 class Disagreement(RuntimeError):
-    """Two sides of a case do not compute the same: their times cannot be compared."""
+    """Two implementations of a case do not compute the same: their times cannot be compared."""
 
 
 class Step(NamedTuple):
-    """The work of one side.
+    """The work of one implementation.
 
     Attributes:
         run: what is timed.
@@ -36,49 +36,49 @@ def copy_step(tensors):
 
 
 class Case:
-    """One job, done by each of ``sides``.
+    """One job, done by each of ``implementations``.
 
     A case is known by the arguments of the command and its place in the list of cases alone, so that another process
-    can make it again; inputs and models are made when a side's step is.
+    can make it again; inputs and models are made when an implementation's step is.
 
     Attributes:
         group: cases of a group share a table.
         name: what distinguishes it from the others of its group.
-        sides: names of the sides, in the order in which they take turns.
-        reference: the side that the others are compared with.
-        floors: side -> name of the side below which it cannot come.
-        scale: bytes of the inputs, which the memory of every side grows with.
-        moved_bytes: bytes that no side can avoid to read or write; 0 where that is no measure.
+        implementations: names of the implementations, in the order in which they take turns.
+        reference: the implementation that the others are compared with.
+        lower_bounds: implementation -> name of the implementation below which it cannot come.
+        scale: bytes of the inputs, which the memory of every implementation grows with.
+        moved_bytes: bytes that no implementation can avoid to read or write; 0 where that is no measure.
         warmup: rounds that are not counted, after the one that is checked.
     """
 
     reference = "Detectron2"
-    floors = {}
+    lower_bounds = {}
     scale = 0
     moved_bytes = 0
     warmup = 1
 
-    def __init__(self, group, name, sides):
-        self.group, self.name, self.sides = group, name, tuple(sides)
+    def __init__(self, group, name, implementations):
+        self.group, self.name, self.implementations = group, name, tuple(implementations)
 
-    def step(self, side):
-        """Make the :class:`Step` of a side, with everything that it needs."""
+    def step(self, impl):
+        """Make the :class:`Step` of an implementation, with everything that it needs."""
         raise NotImplementedError
 
     def miniature(self):
         """The same case on inputs so small that they cost nothing; see :mod:`benchmarks.memory`."""
         raise NotImplementedError
 
-    def obstacle(self, side):
-        """Why the side cannot run on this machine, or None."""
+    def obstacle(self, impl):
+        """Why the implementation cannot run on this machine, or None."""
         return None
 
-    def inherent_bytes(self, side):
-        """Bytes that the side allocates by definition, such as the gradient it is asked for."""
+    def inherent_bytes(self, impl):
+        """Bytes that the implementation allocates by definition, such as the gradient it is asked for."""
         return 0
 
-    def check(self, side, outcome, expected):
-        """Compare the outcome of a side with the reference's.
+    def check(self, impl, outcome, expected):
+        """Compare the outcome of an implementation with the reference's.
 
         Raises:
             Disagreement: they are not those of the same computation.

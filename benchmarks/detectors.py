@@ -1,4 +1,4 @@
-"""Whole detectors as sides: who, in which setting, on which inputs."""
+"""Whole detectors as implementations: who, in which setting, on which inputs."""
 
 from functools import cached_property
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import torch
 from benchmarks import inputs, models, torchvision_model
 from benchmarks.case import Case
 
-PLUGIN, DETECTRON2, TORCHVISION, CONVOLUTIONS = "plugin", "Detectron2", "torchvision", "floor: convolutions"
+PLUGIN, DETECTRON2, TORCHVISION, CONVOLUTIONS = "plugin", "Detectron2", "torchvision", "lower bound: convolutions"
 
 
 class Setting(NamedTuple):
@@ -61,25 +61,25 @@ def few_sides(device):
 class DetectorCase(Case):
     """Detectors on a batch of images with 20 boxes each.
 
-    A side is a pair of detector and setting; that of :data:`CONVOLUTIONS` is backbone and head of the plugin's detector
-    alone.
+    An implementation is a pair of detector and setting. That of :data:`CONVOLUTIONS` is backbone and head of the
+    plugin's detector alone.
     """
 
     reference = f"{DETECTRON2}, {PLAIN.name}"
 
-    def __init__(self, group, name, sides, *, size, images, network, device):
+    def __init__(self, group, name, implementations, *, size, images, network, device):
         """
         Args:
-            sides: list of (detector, ``Setting``).
+            implementations: list of (detector, ``Setting``).
             size: shorter side of the images.
             images: N.
-            network: KEY, VALUE, ... of all sides.
+            network: KEY, VALUE, ... of all implementations.
             device: a ``torch.device``.
         """
-        self.pairs = {f"{detector}, {setting.name}": (detector, setting) for detector, setting in sides}
+        self.pairs = {f"{detector}, {setting.name}": (detector, setting) for detector, setting in implementations}
         super().__init__(group, name, self.pairs)
         self.size, self.images, self.network, self.device = size, images, network, device
-        self.floors = {side: floor for side in self.pairs if (floor := self._floor(side))}
+        self.lower_bounds = {impl: lower_bound for impl in self.pairs if (lower_bound := self._lower_bound(impl))}
         height, width = inputs.picture_shape(size)
         self.scale = 4 * images * 3 * height * width
 
@@ -87,24 +87,24 @@ class DetectorCase(Case):
         smaller = {"size": 64, "images": 1, "network": self.network, "device": self.device}
         return type(self)(self.group, self.name, self.pairs.values(), **smaller)
 
-    def obstacle(self, side):
-        bf16 = self.pairs[side][1].dtype == torch.bfloat16
+    def obstacle(self, impl):
+        bf16 = self.pairs[impl][1].dtype == torch.bfloat16
         if self.device.type == "cpu" and bf16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return "this CPU has no instructions for bf16 and would take many times as long as in fp32"
         return None
 
-    def model(self, side):
-        """The detector of a side."""
-        detector, setting = self.pairs[side]
+    def model(self, impl):
+        """The detector of an implementation."""
+        detector, setting = self.pairs[impl]
         state = models.weights(self.network)
         if detector == TORCHVISION:
             return torchvision_model.build(models.detectron2_config(self.device, self.network), state, self.size)
         make_config = models.detectron2_config if detector == DETECTRON2 else models.plugin_config
         return models.build(make_config(self.device, (*self.network, *setting.keys)), state)
 
-    def autocast(self, side):
-        """The autocast region of a side."""
-        dtype = self.pairs[side][1].dtype
+    def autocast(self, impl):
+        """The autocast region of an implementation."""
+        dtype = self.pairs[impl][1].dtype
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
     @cached_property
@@ -119,14 +119,14 @@ class DetectorCase(Case):
         """The same images as torchvision takes them: float (3, H, W) in 0..1, on the device."""
         return [x["image"].float() / 255 for x in self.batch]
 
-    def _floor(self, side):
-        detector, setting = self.pairs[side]
+    def _lower_bound(self, impl):
+        detector, setting = self.pairs[impl]
         if detector == CONVOLUTIONS:
             return None
-        floors = {name: s for name, (d, s) in self.pairs.items() if d == CONVOLUTIONS}
+        lower_bounds = {name: s for name, (d, s) in self.pairs.items() if d == CONVOLUTIONS}
         # Another library's convolutions are those of the plugin in the same precision.
-        same = [name for name, s in floors.items() if s == setting] or [
-            name for name, s in floors.items() if s.dtype == setting.dtype
+        same = [name for name, s in lower_bounds.items() if s == setting] or [
+            name for name, s in lower_bounds.items() if s.dtype == setting.dtype
         ]
         return same[0] if same else None
 

@@ -42,37 +42,37 @@ def cases(args):
 class InferenceCase(DetectorCase):
     """Images to detections in the size of the images."""
 
-    def step(self, side):
-        model = self.model(side).eval()
-        detector, _ = self.pairs[side]
+    def step(self, impl):
+        model = self.model(impl).eval()
+        detector, _ = self.pairs[impl]
         images = [{name: x[name] for name in ("image", "height", "width")} for x in self.batch]
         if detector == CONVOLUTIONS:
             tensor = model.preprocess_image(images).tensor
-            return Step(_without_gradient(self._autocast, side, convolutions, model, tensor))
+            return Step(_without_gradient(self._autocast, impl, convolutions, model, tensor))
         if detector == TORCHVISION:
             return Step(_without_gradient(model, self.torchvision_images))
         if detector == PLUGIN:  # TEST.PRECISION autocasts
             return Step(_without_gradient(model, images), outcome=_detections)
-        return Step(_without_gradient(self._autocast, side, model, images), outcome=_detections)
+        return Step(_without_gradient(self._autocast, impl, model, images), outcome=_detections)
 
-    def check(self, side, outcome, expected):
-        _, setting = self.pairs[side]
+    def check(self, impl, outcome, expected):
+        _, setting = self.pairs[impl]
         if setting == PLAIN:
             _require_same(outcome, expected)
         elif setting.dtype == torch.float32:  # rounding changes which of two similar detections is kept
             _require_similar(outcome, expected, 0.9)
         # Random weights amplify the rounding of half precision until half of the detections are others.
 
-    def _autocast(self, side, function, *arguments):
-        with self.autocast(side):
+    def _autocast(self, impl, function, *arguments):
+        with self.autocast(impl):
             return function(*arguments)
 
 
 class PostprocessingCase(DetectorCase):
     """Predictions of backbone and head to detections in the size of the network's input."""
 
-    def step(self, side):
-        model = self.model(side).eval()
+    def step(self, impl):
+        model = self.model(impl).eval()
         images = model.preprocess_image(self.batch)
         with torch.no_grad():
             features = model.backbone(images.tensor)
@@ -86,7 +86,7 @@ class PostprocessingCase(DetectorCase):
         run = _without_gradient(lambda: model.forward_inference(images, features, given))
         return Step(run, prepare, lambda results: _detections([{"instances": x} for x in results]))
 
-    def check(self, side, outcome, expected):
+    def check(self, impl, outcome, expected):
         _require_same(outcome, expected)
 
 

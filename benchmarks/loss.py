@@ -18,7 +18,7 @@ from retina_plugin.modeling.head import per_anchor
 
 A, ALPHA, NORMALIZER = 9, 0.25, 100.0
 PLUGIN, DETECTRON2, TORCHVISION, FVCORE = "plugin", "Detectron2", "torchvision", "fvcore"
-FLOOR = "floor: a copy of the logits"
+LOWER_BOUND = "lower bound: a copy of the logits"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Of value and gradient. Half precision: torchvision rounds probabilities to it.
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
@@ -40,7 +40,7 @@ def add_options(parser, quick):
 def cases(args):
     size, classes = (64, 5) if args.quick else (800, 80)
     case = partial(LossCase, size=size, images=1, classes=classes, loss="focal", args=args)
-    growth = (PLUGIN, DETECTRON2, FLOOR)
+    growth = (PLUGIN, DETECTRON2, LOWER_BOUND)
     base = f"{args.dtype}, {inputs.shape_name(size)}"
     return [
         *(case(f"losses ({base}, {classes} classes, 1 image)", loss, _sides(loss), loss=loss) for loss in LOSSES),
@@ -55,7 +55,7 @@ def cases(args):
 
 def _sides(loss):
     # torchvision has focal loss with its own alpha and gamma alone.
-    return (PLUGIN, DETECTRON2, *((TORCHVISION,) if loss == "focal" else ()), FVCORE, FLOOR)
+    return (PLUGIN, DETECTRON2, *((TORCHVISION,) if loss == "focal" else ()), FVCORE, LOWER_BOUND)
 
 
 class LossCase(Case):
@@ -63,24 +63,24 @@ class LossCase(Case):
 
     warmup = 2  # fvcore's compiled function is compiled in its second run
 
-    def __init__(self, group, name, sides, *, size, images, classes, loss, args):
-        super().__init__(group, name, sides)
+    def __init__(self, group, name, implementations, *, size, images, classes, loss, args):
+        super().__init__(group, name, implementations)
         self.size, self.images, self.classes, self.loss, self.args = size, images, classes, loss, args
         self.dtype, self.device = DTYPES[args.dtype], args.device
-        self.floors = {side: FLOOR for side in sides if side != FLOOR}
+        self.lower_bounds = {impl: LOWER_BOUND for impl in implementations if impl != LOWER_BOUND}
         self.scale = images * A * classes * self._cells() * self.dtype.itemsize
         self.moved_bytes = 2 * self.scale  # logits read, gradient written
 
     def miniature(self):
         settings = {"images": self.images, "classes": min(self.classes, 80), "loss": self.loss, "args": self.args}
-        return LossCase(self.group, self.name, self.sides, size=64, **settings)
+        return LossCase(self.group, self.name, self.implementations, size=64, **settings)
 
-    def inherent_bytes(self, side):
-        return 0 if side == FLOOR else self.scale
+    def inherent_bytes(self, impl):
+        return 0 if impl == LOWER_BOUND else self.scale
 
-    def step(self, side):
+    def step(self, impl):
         logits, labels = self.logits, self.labels
-        if side == FLOOR:
+        if impl == LOWER_BOUND:
             return copy_step(logits)
         make = {
             PLUGIN: self._plugin,
@@ -88,7 +88,7 @@ class LossCase(Case):
             TORCHVISION: self._torchvision,
             FVCORE: partial(self._fvcore, suffix=""),
         }
-        loss = make[side](labels)
+        loss = make[impl](labels)
 
         def run():
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
@@ -107,7 +107,7 @@ class LossCase(Case):
 
         return Step(run, prepare, outcome)
 
-    def check(self, side, outcome, expected):
+    def check(self, impl, outcome, expected):
         for what, value in outcome.items():
             require_close(what, value, expected[what], TOLERANCES[self.dtype])
 

@@ -12,7 +12,7 @@ from benchmarks.case import Case, Disagreement, Step, copy_step
 from benchmarks.models import SMALL, detectron2_config, plugin_config, skeleton
 
 PLUGIN, DETECTRON2, TORCHVISION = "plugin", "Detectron2", "torchvision"
-FLOOR = "floor: writing labels and boxes"
+LOWER_BOUND = "lower bound: writing labels and boxes"
 CLASSES = 5  # as the networks of SMALL, which play no part
 
 
@@ -34,27 +34,27 @@ def cases(args):
 
 
 class MatchingCase(Case):
-    floors = dict.fromkeys((PLUGIN, DETECTRON2, TORCHVISION), FLOOR)
+    lower_bounds = dict.fromkeys((PLUGIN, DETECTRON2, TORCHVISION), LOWER_BOUND)
 
     def __init__(self, group, name, *, size, images, boxes, device):
-        super().__init__(group, name, (PLUGIN, DETECTRON2, TORCHVISION, FLOOR))
+        super().__init__(group, name, (PLUGIN, DETECTRON2, TORCHVISION, LOWER_BOUND))
         self.size, self.images, self.boxes, self.device = size, images, boxes, device
         self.scale = 4 * boxes * 9 * sum(h * w for h, w in inputs.level_shapes(size))  # the IoU of all pairs
 
     def miniature(self):
         return MatchingCase(self.group, self.name, size=64, images=self.images, boxes=5, device=self.device)
 
-    def step(self, side):
-        if side == PLUGIN:
+    def step(self, impl):
+        if impl == PLUGIN:
             plugin = skeleton(plugin_config(self.device, SMALL))
             num_cell_anchors = plugin.anchor_generator.num_cell_anchors
             assign = partial(plugin.assigner, self._anchors(plugin), self.instances, num_cell_anchors=num_cell_anchors)
             return Step(assign, outcome=lambda targets: _outcome((targets.labels, targets.boxes)))
         detectron2 = skeleton(detectron2_config(self.device, SMALL))
         anchors = self._anchors(detectron2)
-        if side == DETECTRON2:
+        if impl == DETECTRON2:
             return Step(partial(detectron2.label_anchors, anchors, self.instances), outcome=_outcome)
-        if side == TORCHVISION:
+        if impl == TORCHVISION:
             return Step(partial(_torchvision, Boxes.cat(anchors).tensor, self.instances), outcome=_outcome)
         return copy_step(_outcome(detectron2.label_anchors(anchors, self.instances)).values())
 
@@ -63,14 +63,14 @@ class MatchingCase(Case):
             [torch.empty(1, 1, *s, device=self.device) for s in inputs.level_shapes(self.size)]
         )
 
-    def check(self, side, outcome, expected):
+    def check(self, impl, outcome, expected):
         labels, expected_labels = outcome["labels"], expected["labels"]
         different = (labels != expected_labels).float().mean().item()
         # torchvision rounds IoUs in its own way, and a box that touches no anchor is another matter.
-        if different > (1e-4 if side == TORCHVISION else 0):
+        if different > (1e-4 if impl == TORCHVISION else 0):
             raise Disagreement(f"{different:.1e} of the labels differ from the reference's")
         positive = (labels == expected_labels) & (labels >= 0) & (labels < CLASSES)
-        if not torch.equal(outcome["boxes"][positive], expected["boxes"][positive]) and side != TORCHVISION:
+        if not torch.equal(outcome["boxes"][positive], expected["boxes"][positive]) and impl != TORCHVISION:
             raise Disagreement("positive anchors have other boxes than the reference's")
 
     @cached_property

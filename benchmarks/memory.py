@@ -19,14 +19,14 @@ _STATUS, _MEMINFO = Path("/proc/self/status"), Path("/proc/meminfo")
 _RESET = Path("/proc/self/clear_refs")
 
 
-def peak_of_case(module, args, index, side):
-    """Peak of a side of a case, in bytes.
+def peak_of_case(module, args, index, impl):
+    """Peak of an implementation of a case, in bytes.
 
     Args:
         module: name of the benchmark's module, with ``cases(args)``.
         args: its arguments.
         index: of the case.
-        side: its name.
+        impl: its name.
 
     Returns:
         int: bytes over what was resident before the step, or None where the system does not tell (it needs Linux).
@@ -37,23 +37,23 @@ def peak_of_case(module, args, index, side):
     # Not the benchmark's module itself: as the program's main module, the process runs it again, with a warning.
     context.set_forkserver_preload(["benchmarks.detectors"])
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send_peak, args=(sender, module, args, index, side))
+    process = context.Process(target=_send_peak, args=(sender, module, args, index, impl))
     process.start()
     sender.close()
     try:
         return receiver.recv()
     except EOFError:
-        raise RuntimeError(f"the process that measures the memory of '{side}' ended early; see above") from None
+        raise RuntimeError(f"the process that measures the memory of '{impl}' ended early; see above") from None
     finally:
         process.join()
 
 
-def _send_peak(sender, module, args, index, side):
+def _send_peak(sender, module, args, index, impl):
     torch.set_num_threads(args.threads)
     case = importlib.import_module(module).cases(args)[index]
     # What is set up once for a process belongs to no step: compiled functions, thread pools, kernels.
-    _run(case.miniature().step(side))
-    sender.send(peak_of_step(case.step(side), torch.device("cpu")))
+    _run(case.miniature().step(impl))
+    sender.send(peak_of_step(case.step(impl), torch.device("cpu")))
 
 
 def peak_of_step(step, device):
@@ -91,7 +91,7 @@ def available_bytes(device):
 
 
 def shortage(scale, known, device):
-    """Judge by smaller inputs whether a side fits into the memory that is left, with a tenth of it to spare.
+    """Judge by smaller inputs whether an implementation fits into the memory that is left, with a tenth of it to spare.
 
     Args:
         scale: bytes of its inputs.

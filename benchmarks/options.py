@@ -21,7 +21,9 @@ def parse(module, argv=None):
     )
     parser.add_argument("--device", type=_device, default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=_positive, default=2, help="threads on the CPU, by default 2")
-    parser.add_argument("--rounds", type=_positive, default=5, help="rounds in which each side runs once, by default 5")
+    parser.add_argument(
+        "--rounds", type=_positive, default=5, help="rounds in which each implementation runs once, by default 5"
+    )
     parser.add_argument(
         "--seconds",
         type=float,

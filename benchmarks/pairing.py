@@ -10,27 +10,27 @@ MIN_ROUNDS = 3
 
 
 def take_turns(steps, *, rounds, warmup, seconds, clock):
-    """Run all sides once a round, always in the same order: A B C, A B C, ...
+    """Run all implementations once a round, always in the same order: A B C, A B C, ...
 
     Args:
-        steps: dict of side -> ``Step``.
+        steps: dict of implementation -> ``Step``.
         rounds: rounds that count.
         warmup: rounds before them, which do not.
         seconds: after :data:`MIN_ROUNDS` rounds, no other begins when the counted ones took this long.
         clock: function that runs a function and returns the seconds that it took; see :func:`clock_of`.
 
     Returns:
-        dict of side -> list of seconds, one a round.
+        dict of implementation -> list of seconds, one a round.
     """
-    times = {side: [] for side in steps}
+    times = {impl: [] for impl in steps}
     for round_ in range(-warmup, rounds):
         if round_ >= MIN_ROUNDS and sum(map(sum, times.values())) > seconds:
             break
-        for side, step in steps.items():
+        for impl, step in steps.items():
             step.prepare()
             elapsed = clock(step.run)
             if round_ >= 0:
-                times[side].append(elapsed)
+                times[impl].append(elapsed)
     return times
 
 
@@ -43,7 +43,7 @@ def ratio(times, base):
     """Median of the ratios of each round, or None where one of the two did not run.
 
     Args:
-        times, base: seconds of two sides, in the order of the rounds.
+        times, base: seconds of two implementations, in the order of the rounds.
     """
     if not times or not base:
         return None

@@ -12,7 +12,7 @@ TICKS = [1 / 1000, 1 / 500, 1 / 200, 1 / 100, 1 / 50, 1 / 20, 1 / 10, 1 / 5, 1 /
 
 
 def draw(results, path):
-    """Draw the time of every side over the reference's as bars from 1, the faster ones to the left; logarithmic.
+    """Draw the time of every implementation over the reference's as bars from 1, faster ones to the left, logarithmic.
 
     Args:
         results: the raw figures of a benchmark.
@@ -21,25 +21,31 @@ def draw(results, path):
     Returns:
         matplotlib ``Figure``.
     """
-    rows = []  # (name, side, value) a bar, or (title, None, None)
+    rows = []  # (name, implementation, value) a bar, or (title, None, None)
     for group, cases in groupby(results["cases"], lambda case: case["group"]):
         cases = list(cases)
         rows.append((group if len(cases) > 1 else f"{group}: {cases[0]['name']}", None, None))
         for case in cases:
-            for side in case["sides"]:
-                value = ratio_to_reference(case, side)
-                if value is not None and side != case["reference"]:
-                    rows.append((side if len(cases) == 1 else f"{case['name']}: {side}", side, value))
-    bars = [(y, side, value) for y, (_, side, value) in enumerate(rows) if side]
-    sides = list(dict.fromkeys(side for _, side, _ in bars))
+            for impl in case["implementations"]:
+                value = ratio_to_reference(case, impl)
+                if value is not None and impl != case["reference"]:
+                    rows.append(
+                        (
+                            impl if len(cases) == 1 else f"{case['name']}: {impl}",
+                            impl,
+                            value,
+                        )
+                    )
+    bars = [(y, impl, value) for y, (_, impl, value) in enumerate(rows) if impl]
+    implementations = list(dict.fromkeys(impl for _, impl, _ in bars))
     values = [value for _, _, value in bars]
 
     figure = Figure(figsize=(8, 1 + 0.24 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_xscale("log")
-    for y, side, value in bars:
-        axes.barh(y, value - 1, left=1, color=f"C{sides.index(side) % 10}")
+    for y, impl, value in bars:
+        axes.barh(y, value - 1, left=1, color=f"C{implementations.index(impl) % 10}")
         offset, alignment = (-3, "right") if value < 1 else (3, "left")
         axes.annotate(f"{value:.2g}", (value, y), (offset, 0), textcoords="offset points", ha=alignment, va="center")
     axes.axvline(1, color="black", linewidth=1)
@@ -50,8 +56,8 @@ def draw(results, path):
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
-    for label, (_, side, _) in zip(axes.get_yticklabels(), rows):
-        label.set_fontweight("normal" if side else "bold")
+    for label, (_, impl, _) in zip(axes.get_yticklabels(), rows):
+        label.set_fontweight("normal" if impl else "bold")
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.spines[["top", "right", "left"]].set_visible(False)

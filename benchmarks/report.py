@@ -22,38 +22,40 @@ def table(results, group):
     """Markdown table of the cases of a group, with the reasons for what is missing below it."""
     cases = [case for case in results["cases"] if case["group"] == group]
     bandwidth = results["environment"]["device"] == "cuda" and any(case["moved_bytes"] for case in cases)
-    header = ["case", "side", f"/ {cases[0]['reference']}", "/ floor", "peak MB", "ms"]
+    header = ["case", "implementation", f"/ {cases[0]['reference']}", "/ lower bound", "peak MB", "ms"]
     rows, notes = [], []
     for case in cases:
-        for side, figures in case["sides"].items():
+        for impl, figures in case["implementations"].items():
             if figures["skipped"]:
-                notes.append(f"Left out: {side}, {case['name']}: {figures['skipped']}.")
+                notes.append(f"Left out: {impl}, {case['name']}: {figures['skipped']}.")
                 continue
             row = [
                 case["name"],
-                side,
-                _number(ratio_to_reference(case, side)),
-                _number(ratio_to_floor(case, side)),
+                impl,
+                _number(ratio_to_reference(case, impl)),
+                _number(ratio_to_lower_bound(case, impl)),
                 _megabytes(figures),
                 _milliseconds(figures),
             ]
             if bandwidth:
-                row.append(_bandwidth(case, side))
+                row.append(_bandwidth(case, impl))
             rows.append(row)
     if bandwidth:
         header.append("bandwidth")
     return "\n".join([f"\n## {group}\n", *_aligned(header, rows), *([""] if notes else []), *notes])
 
 
-def ratio_to_reference(case, side):
-    """Median over the rounds of the side's time over the reference's; None where one of them did not run."""
-    return ratio(case["sides"][side]["seconds"], case["sides"][case["reference"]]["seconds"])
+def ratio_to_reference(case, impl):
+    """Median over the rounds of the implementation's time over the reference's; None where one of them did not run."""
+    return ratio(case["implementations"][impl]["seconds"], case["implementations"][case["reference"]]["seconds"])
 
 
-def ratio_to_floor(case, side):
-    """Median over the rounds of the side's time over its floor's; None where there is none."""
-    floor = case["sides"][side]["floor"]
-    return floor and ratio(case["sides"][side]["seconds"], case["sides"][floor]["seconds"])
+def ratio_to_lower_bound(case, impl):
+    """Median over the rounds of the implementation's time over its lower bound's; None where there is none."""
+    lower_bound = case["implementations"][impl]["lower_bound"]
+    return lower_bound and ratio(
+        case["implementations"][impl]["seconds"], case["implementations"][lower_bound]["seconds"]
+    )
 
 
 def _number(value):
@@ -72,9 +74,9 @@ def _milliseconds(figures):
     return f"{1000 * statistics.median(figures['seconds']):.4g}"
 
 
-def _bandwidth(case, side):
-    """Achieved GB/s and, as the floor is a copy that moves as many bytes, its share of what a copy achieves."""
-    seconds, share = case["sides"][side]["seconds"], ratio_to_floor(case, side)
+def _bandwidth(case, impl):
+    """Achieved GB/s and, as the lower bound is a copy that moves as many bytes, its share of what a copy achieves."""
+    seconds, share = case["implementations"][impl]["seconds"], ratio_to_lower_bound(case, impl)
     achieved = f"{case['moved_bytes'] / statistics.median(seconds) / 1e9:.4g} GB/s"
     return f"{achieved} ({100 / share:.0f} %)" if share else achieved
 

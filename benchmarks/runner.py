@@ -55,23 +55,24 @@ def _environment(args):
 
 
 def _run_case(name, args, index, case, known):
-    """Check, time and weigh all sides that fit; ``known``, side -> (scale, peak) of the largest case so far."""
+    """Check, time and weigh all implementations that fit; ``known`` maps each to (scale, peak) of the largest case."""
     gpu = args.device.type == "cuda"
     reasons = {
-        side: case.obstacle(side) or memory.shortage(case.scale, known.get(side), args.device) for side in case.sides
+        impl: case.obstacle(impl) or memory.shortage(case.scale, known.get(impl), args.device)
+        for impl in case.implementations
     }
-    skipped = {side: reason for side, reason in reasons.items() if reason}
-    sides = [side for side in case.sides if side not in skipped]
-    peaks = {} if gpu else {side: memory.peak_of_case(name, args, index, side) for side in sides}
+    skipped = {impl: reason for impl, reason in reasons.items() if reason}
+    implementations = [impl for impl in case.implementations if impl not in skipped]
+    peaks = {} if gpu else {impl: memory.peak_of_case(name, args, index, impl) for impl in implementations}
 
-    steps = {side: case.step(side) for side in sides}
+    steps = {impl: case.step(impl) for impl in implementations}
     _check(case, steps)
     times = take_turns(steps, rounds=args.rounds, warmup=case.warmup, seconds=args.seconds, clock=clock_of(args.device))
     if gpu:
-        peaks = {side: memory.peak_of_step(step, args.device) for side, step in steps.items()}
-    for side, peak in peaks.items():
-        if peak is not None and case.scale >= known.get(side, (0, 0))[0]:
-            known[side] = case.scale, peak
+        peaks = {impl: memory.peak_of_step(step, args.device) for impl, step in steps.items()}
+    for impl, peak in peaks.items():
+        if peak is not None and case.scale >= known.get(impl, (0, 0))[0]:
+            known[impl] = case.scale, peak
     del steps
     gc.collect()
     return {
@@ -79,15 +80,15 @@ def _run_case(name, args, index, case, known):
         "name": case.name,
         "reference": case.reference,
         "moved_bytes": case.moved_bytes,
-        "sides": {
-            side: {
-                "seconds": times.get(side, []),
-                "peak_bytes": peaks.get(side),
-                "inherent_bytes": case.inherent_bytes(side),
-                "floor": case.floors.get(side),
-                "skipped": reasons[side],
+        "implementations": {
+            impl: {
+                "seconds": times.get(impl, []),
+                "peak_bytes": peaks.get(impl),
+                "inherent_bytes": case.inherent_bytes(impl),
+                "lower_bound": case.lower_bounds.get(impl),
+                "skipped": reasons[impl],
             }
-            for side in case.sides
+            for impl in case.implementations
         },
     }
 
@@ -95,13 +96,13 @@ def _run_case(name, args, index, case, known):
 def _check(case, steps):
     # One outcome beside the reference's at a time: they can be as large as the inputs.
     expected = _outcome(steps[case.reference]) if case.reference in steps else None
-    for side, step in steps.items():
-        outcome = _outcome(step) if side != case.reference else None
+    for impl, step in steps.items():
+        outcome = _outcome(step) if impl != case.reference else None
         if expected is not None and outcome:
             try:
-                case.check(side, outcome, expected)
+                case.check(impl, outcome, expected)
             except Disagreement as error:
-                raise Disagreement(f"{case.group}, {case.name}: {side}: {error}") from None
+                raise Disagreement(f"{case.group}, {case.name}: {impl}: {error}") from None
 
 
 def _outcome(step):

@@ -56,9 +56,9 @@ class ProcessPair:
         for end in self._ends:
             end.recv()  # ready
 
-    def run(self, implementation: str) -> None:
+    def run(self, impl: str) -> None:
         """Run one step of an implementation. A process that the implementation does not use sleeps."""
-        count, threads, averaged = IMPLEMENTATIONS[implementation]
+        count, threads, averaged = IMPLEMENTATIONS[impl]
         for end in self._ends[:count]:
             end.send((threads, count > 1, averaged))
         for end in self._ends[:count]:
@@ -115,15 +115,17 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 def _case(name, seconds):
-    floors = {TWO: ALONE}
+    lower_bounds = {TWO: ALONE}
     common = {"peak_bytes": None, "inherent_bytes": 0, "skipped": None}
-    sides = {side: {"seconds": times, "floor": floors.get(side), **common} for side, times in seconds.items()}
-    return {"group": "step", "name": name, "reference": REFERENCE, "moved_bytes": 0, "sides": sides}
+    implementations = {
+        impl: {"seconds": times, "lower_bound": lower_bounds.get(impl), **common} for impl, times in seconds.items()
+    }
+    return {"group": "step", "name": name, "reference": REFERENCE, "moved_bytes": 0, "implementations": implementations}
 
 
 def _images_per_second(case, images):
     """Format the throughput of two processes relative to one, from the ratios of the rounds."""
-    seconds = {side: figures["seconds"] for side, figures in case["sides"].items()}
+    seconds = {impl: figures["seconds"] for impl, figures in case["implementations"].items()}
     lines = [f"\n{case['name']}, {images} image(s) a process; images per second of 2 processes with 1 thread each over"]
     for other in (REFERENCE, TWO_THREADS):
         lines.append(f"- {other}: {2 * ratio(seconds[other], seconds[TWO]):.2f}")

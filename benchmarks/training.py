@@ -36,25 +36,25 @@ def cases(args):
 
 
 class TrainingCase(DetectorCase):
-    def step(self, side):
-        model = self.model(side).train()
+    def step(self, impl):
+        model = self.model(impl).train()
         prepare = partial(model.zero_grad, set_to_none=True)
-        detector, _ = self.pairs[side]
+        detector, _ = self.pairs[impl]
         if detector == CONVOLUTIONS:
-            return Step(self._convolutions(side, model), prepare)
+            return Step(self._convolutions(impl, model), prepare)
         if detector == TORCHVISION:  # its normalizer is another, and its losses are no figures to compare
-            return Step(partial(self._losses, side, partial(self._torchvision, model)), prepare)
-        return Step(partial(self._losses, side, partial(model, self.batch)), prepare, outcome=dict)
+            return Step(partial(self._losses, impl, partial(self._torchvision, model)), prepare)
+        return Step(partial(self._losses, impl, partial(model, self.batch)), prepare, outcome=dict)
 
-    def check(self, side, outcome, expected):
-        _, setting = self.pairs[side]
+    def check(self, impl, outcome, expected):
+        _, setting = self.pairs[impl]
         # Whatever is not the plain setting sums in another order, or rounds to half precision.
         tolerance = 1e-5 if setting == PLAIN else 1e-2 if setting.dtype == torch.float32 else 0.1
         for name, loss in expected.items():
             require_close(name, outcome[name], loss, tolerance)
 
-    def _losses(self, side, forward):
-        with EventStorage(), self.autocast(side):
+    def _losses(self, impl, forward):
+        with EventStorage(), self.autocast(impl):
             losses = forward()
         sum(losses.values()).backward()
         return {name: loss.detach() for name, loss in losses.items()}
@@ -64,13 +64,13 @@ class TrainingCase(DetectorCase):
         targets = [{"boxes": x.gt_boxes.tensor, "labels": x.gt_classes} for x in instances]
         return model(self.torchvision_images, targets)
 
-    def _convolutions(self, side, model):
+    def _convolutions(self, impl, model):
         images = model.preprocess_image(self.batch).tensor
-        with torch.no_grad(), self.autocast(side):
+        with torch.no_grad(), self.autocast(impl):
             gradients = [torch.randn_like(x) for x in convolutions(model, images)]
 
         def run():
-            with self.autocast(side):
+            with self.autocast(impl):
                 predictions = convolutions(model, images)
             torch.autograd.backward(predictions, gradients)
 

@@ -1,4 +1,4 @@
-"""A benchmark whose sides allocate what they are told to, for a process of its own."""
+"""A benchmark whose implementations allocate what they are told to, for a process of its own."""
 
 import torch
 
@@ -19,7 +19,7 @@ class AllocationCase(Case):
     def miniature(self):
         return AllocationCase(1, 1)
 
-    def step(self, side):
+    def step(self, impl):
         kept = []
         return {
             "one": Step(lambda: _touched(self.first)),
@@ -29,7 +29,7 @@ class AllocationCase(Case):
             "pieces": Step(lambda: _pieces(self.first), prepare=lambda: _pieces(self.second)),
             "beside what is there": Step(lambda: _touched(self.first), lambda: kept.append(_touched(self.second))),
             "in what is there": Step(lambda: kept[-1].fill_(2), lambda: kept.append(_touched(self.second))),
-        }[side]
+        }[impl]
 
 
 def _touched(megabytes):

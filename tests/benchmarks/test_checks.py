@@ -74,13 +74,13 @@ def detections():
 
 
 def test_detections_of_the_plain_setting_are_the_same(detections):
-    case, side = case_of(inference), "plugin, fp32"
+    case, impl = case_of(inference), "plugin, fp32"
 
     def check(expected=detections, **changes):
-        case.check(side, {**detections, **changes}, expected)
+        case.check(impl, {**detections, **changes}, expected)
 
     order = torch.randperm(9)
-    case.check(side, {name: value[order] for name, value in detections.items()}, detections)
+    case.check(impl, {name: value[order] for name, value in detections.items()}, detections)
     largest = detections["boxes"].max()
     check(boxes=detections["boxes"] + 0.9e-4 * largest)
     with pytest.raises(Disagreement, match="lacks 9 and has 9 more"):
@@ -93,32 +93,32 @@ def test_detections_of_the_plain_setting_are_the_same(detections):
             check(**change)
     for some in (slice(8), slice(0)):
         with pytest.raises(Disagreement, match="[08] detections, but the reference has 9"):
-            case.check(side, {name: value[some] for name, value in detections.items()}, detections)
+            case.check(impl, {name: value[some] for name, value in detections.items()}, detections)
         with pytest.raises(Disagreement, match="9 detections, but the reference has 8|the reference detects nothing"):
-            case.check(side, detections, {name: value[some] for name, value in detections.items()})
+            case.check(impl, detections, {name: value[some] for name, value in detections.items()})
     one_for_another = {name: torch.cat([value[1:2], value[1:]]) for name, value in detections.items()}
     with pytest.raises(Disagreement, match="lacks 1 and has 0 more"):
-        case.check(side, one_for_another, detections)
+        case.check(impl, one_for_another, detections)
 
 
 def test_detections_of_the_fast_setting_are_mostly_the_same(detections):
-    case, side = case_of(inference), "plugin, fp32 fast"
-    case.check(side, detections, detections)
+    case, impl = case_of(inference), "plugin, fp32 fast"
+    case.check(impl, detections, detections)
     with pytest.raises(Disagreement, match="finds 56% of what the reference detects, less than 90%"):
-        case.check(side, {name: value[:5] for name, value in detections.items()}, detections)
+        case.check(impl, {name: value[:5] for name, value in detections.items()}, detections)
     moved = {"boxes": detections["boxes"] + 1000}
     for wrong in ({"classes": detections["classes"] + 1}, {"image": 1 - detections["image"]}, moved):
         with pytest.raises(Disagreement, match="finds 0%"):
-            case.check(side, {**detections, **wrong}, detections)
+            case.check(impl, {**detections, **wrong}, detections)
 
 
 @pytest.mark.parametrize(
-    ("side", "allowed"), [("plugin, fp32", 1e-5), ("plugin, fp32 fast", 1e-2), ("Detectron2, bf16", 0.1)]
+    ("impl", "allowed"), [("plugin, fp32", 1e-5), ("plugin, fp32 fast", 1e-2), ("Detectron2, bf16", 0.1)]
 )
-def test_losses_of_a_step(side, allowed):
+def test_losses_of_a_step(impl, allowed):
     case = case_of(training)
     expected = {"loss_cls": torch.tensor(1.5), "loss_box_reg": torch.tensor(0.2)}
-    case.check(side, {name: loss * (1 + 0.9 * allowed) for name, loss in expected.items()}, expected)
+    case.check(impl, {name: loss * (1 + 0.9 * allowed) for name, loss in expected.items()}, expected)
     for name in expected:
         with pytest.raises(Disagreement, match=name):
-            case.check(side, {**expected, name: expected[name] * (1 + 1.2 * allowed)}, expected)
+            case.check(impl, {**expected, name: expected[name] * (1 + 1.2 * allowed)}, expected)

@@ -1,4 +1,4 @@
-"""Every command on its smallest inputs: all sides run and agree, the table holds them, the raw figures give it."""
+"""Every command on its smallest inputs: all implementations run and agree, the table follows from the raw figures."""
 
 import json
 import re
@@ -33,28 +33,31 @@ def run(tmp_path, capsys):
 def assert_table_is_that_of_the_figures(figures, rows, rounds=2):
     """Ratios and memory, computed again."""
     ran = [
-        (case, name, side) for case in figures["cases"] for name, side in case["sides"].items() if not side["skipped"]
+        (case, name, impl)
+        for case in figures["cases"]
+        for name, impl in case["implementations"].items()
+        if not impl["skipped"]
     ]
     assert [(row[0], row[1]) for row in rows] == [(case["name"], name) for case, name, _ in ran]
-    for row, (case, _, side) in zip(rows, ran, strict=True):
-        assert len(side["seconds"]) == rounds and min(side["seconds"]) > 0
-        reference = case["sides"][case["reference"]]["seconds"]
-        ratio = statistics.median(ours / theirs for ours, theirs in zip(side["seconds"], reference, strict=True))
+    for row, (case, _, impl) in zip(rows, ran, strict=True):
+        assert len(impl["seconds"]) == rounds and min(impl["seconds"]) > 0
+        reference = case["implementations"][case["reference"]]["seconds"]
+        ratio = statistics.median(ours / theirs for ours, theirs in zip(impl["seconds"], reference, strict=True))
         assert float(row[2]) == pytest.approx(ratio, rel=0.06, abs=1e-4)
-        if side["floor"]:
-            floor = case["sides"][side["floor"]]["seconds"]
-            ratio = statistics.median(ours / theirs for ours, theirs in zip(side["seconds"], floor, strict=True))
+        if impl["lower_bound"]:
+            lower_bound = case["implementations"][impl["lower_bound"]]["seconds"]
+            ratio = statistics.median(ours / theirs for ours, theirs in zip(impl["seconds"], lower_bound, strict=True))
             assert float(row[3]) == pytest.approx(ratio, rel=0.06, abs=1e-4)
         else:
             assert row[3] == "-"
-        assert float(row[4]) == pytest.approx((side["peak_bytes"] - side["inherent_bytes"]) / 1e6, abs=0.6)
-        assert float(row[5]) == pytest.approx(1000 * statistics.median(side["seconds"]), rel=0.01)
+        assert float(row[4]) == pytest.approx((impl["peak_bytes"] - impl["inherent_bytes"]) / 1e6, abs=0.6)
+        assert float(row[5]) == pytest.approx(1000 * statistics.median(impl["seconds"]), rel=0.01)
 
 
 def sides_of(figures, group):
     """Side -> reason for leaving it out, of the first case of a group whose title begins so."""
     case = next(case for case in figures["cases"] if case["group"].startswith(group))
-    return {name: side["skipped"] for name, side in case["sides"].items()}
+    return {name: impl["skipped"] for name, impl in case["implementations"].items()}
 
 
 def test_loss(run):
@@ -62,17 +65,17 @@ def test_loss(run):
     assert_table_is_that_of_the_figures(figures, rows)
     names = [case["name"] for case in figures["cases"]]
     assert names == ["focal", "focal_star", "cross_entropy", "3 classes", "2 images", "96x160"]
-    assert list(sides_of(figures, "losses")) == ["plugin", "Detectron2", "torchvision", "fvcore", loss.FLOOR]
-    assert list(sides_of(figures, "classes")) == ["plugin", "Detectron2", loss.FLOOR]
+    assert list(sides_of(figures, "losses")) == ["plugin", "Detectron2", "torchvision", "fvcore", loss.LOWER_BOUND]
+    assert list(sides_of(figures, "classes")) == ["plugin", "Detectron2", loss.LOWER_BOUND]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_loss_in_half_precision(dtype):
     for case in loss.cases(options.parse(loss, [*QUICK, "--dtype", dtype, "--classes", *ONE_CASE])):
-        outcomes = {side: outcome(case.step(side)) for side in case.sides}
+        outcomes = {impl: outcome(case.step(impl)) for impl in case.implementations}
         assert outcomes["plugin"]["gradient"].dtype == getattr(torch, dtype)
-        for side in set(case.sides) - {loss.FLOOR}:
-            case.check(side, outcomes[side], outcomes[case.reference])
+        for impl in set(case.implementations) - {loss.LOWER_BOUND}:
+            case.check(impl, outcomes[impl], outcomes[case.reference])
 
 
 def outcome(step):
@@ -93,18 +96,18 @@ def test_detectors(benchmark, run, tmp_path):
     figures, rows = run(benchmark, *ONE_CASE, "--plot", str(tmp_path / "bars.png"), rounds=1)
     assert (tmp_path / "bars.png").stat().st_size > 1000
     assert_table_is_that_of_the_figures(figures, rows, rounds=1)
-    sides = sides_of(figures, {"training": "step"}.get(benchmark, benchmark))
-    everywhere = [side for side in sides if "bf16" not in side]
+    implementations = sides_of(figures, {"training": "step"}.get(benchmark, benchmark))
+    everywhere = [impl for impl in implementations if "bf16" not in impl]
     assert everywhere == [
         "Detectron2, fp32",
         "plugin, fp32",
         "plugin, fp32 fast",
         "torchvision, fp32",
-        "floor: convolutions, fp32",
-        "floor: convolutions, fp32 fast",
+        "lower bound: convolutions, fp32",
+        "lower bound: convolutions, fp32 fast",
     ]
-    assert not any(sides[side] for side in everywhere)
-    assert {"plugin, bf16 fast", "Detectron2, bf16"} <= set(sides)
+    assert not any(implementations[impl] for impl in everywhere)
+    assert {"plugin, bf16 fast", "Detectron2, bf16"} <= set(implementations)
     if benchmark == "inference":
         assert list(sides_of(figures, "after the convolutions")) == ["Detectron2, fp32", "plugin, fp32"]
 
@@ -112,17 +115,17 @@ def test_detectors(benchmark, run, tmp_path):
 def test_rows_of_a_gpu():
     """Half precision as Detectron2's trainer has it, and each row measured against convolutions of its own kind."""
     gpu = torch.device("cuda")
-    sides = detectors.all_sides(gpu)
-    case = detectors.DetectorCase("", "", sides, size=64, images=1, network=(), device=gpu)
-    assert [case.obstacle(side) for side in case.sides] == [None] * len(sides)
-    assert case.floors == {
-        "Detectron2, fp32": "floor: convolutions, fp32",
-        "plugin, fp32": "floor: convolutions, fp32",
-        "plugin, fp32 fast": "floor: convolutions, fp32 fast",
-        "plugin, bf16 fast": "floor: convolutions, bf16 fast",
-        "plugin, fp16 fast": "floor: convolutions, fp16 fast",
-        "Detectron2, fp16": "floor: convolutions, fp16 fast",
-        "torchvision, fp32": "floor: convolutions, fp32",
+    implementations = detectors.all_sides(gpu)
+    case = detectors.DetectorCase("", "", implementations, size=64, images=1, network=(), device=gpu)
+    assert [case.obstacle(impl) for impl in case.implementations] == [None] * len(implementations)
+    assert case.lower_bounds == {
+        "Detectron2, fp32": "lower bound: convolutions, fp32",
+        "plugin, fp32": "lower bound: convolutions, fp32",
+        "plugin, fp32 fast": "lower bound: convolutions, fp32 fast",
+        "plugin, bf16 fast": "lower bound: convolutions, bf16 fast",
+        "plugin, fp16 fast": "lower bound: convolutions, fp16 fast",
+        "Detectron2, fp16": "lower bound: convolutions, fp16 fast",
+        "torchvision, fp32": "lower bound: convolutions, fp32",
     }
 
 
@@ -151,7 +154,7 @@ def test_what_does_not_fit_into_memory_is_left_out(run, monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda device: 50_000)
     figures, rows = run("loss", "--classes", "1", "40", *ONE_CASE)
     assert_table_is_that_of_the_figures(figures, rows)
-    small, large = [case["sides"]["Detectron2"] for case in figures["cases"] if "classes" in case["name"]]
+    small, large = [case["implementations"]["Detectron2"] for case in figures["cases"] if "classes" in case["name"]]
     assert small["skipped"] is None
     assert re.fullmatch(r"needs about \d\.\d GB, 0\.0 GB are available", large["skipped"])
     assert large["seconds"] == [] and large["peak_bytes"] is None

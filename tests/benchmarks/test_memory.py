@@ -22,12 +22,12 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("side", EXPECTED)
-def test_known_allocations(side):
+@pytest.mark.parametrize("impl", EXPECTED)
+def test_known_allocations(impl):
     megabytes = random.randint(40, 90), random.randint(40, 90)
     args = SimpleNamespace(threads=1, megabytes=megabytes)
-    peak = peak_of_case("tests.benchmarks.allocations", args, 0, side) / MB
-    assert abs(peak - EXPECTED[side](*megabytes)) < 3, f"{peak:.1f} MB of {megabytes}"
+    peak = peak_of_case("tests.benchmarks.allocations", args, 0, impl) / MB
+    assert abs(peak - EXPECTED[impl](*megabytes)) < 3, f"{peak:.1f} MB of {megabytes}"
 
 
 @pytest.fixture
@@ -36,13 +36,13 @@ def loss_args():
 
 
 def test_sides_of_the_loss(loss_args):
-    """The floor allocates nothing; Detectron2's way at least a one-hot target of integers and one of floats."""
+    """The lower bound allocates nothing; Detectron2's way at least a one-hot target of integers and one of floats."""
     index, case = len(loss.LOSSES), loss.cases(loss_args)[-1]
     anchors = 9 * sum(h * w for h, w in ((40, 68), (20, 34), (10, 17), (5, 9), (3, 5)))
     classes = case.classes
     detectron2 = peak_of_case("benchmarks.loss", loss_args, index, loss.DETECTRON2)
     assert detectron2 > anchors * (8 * (classes + 1) + 4 * classes)
-    assert abs(peak_of_case("benchmarks.loss", loss_args, index, loss.FLOOR)) < 2 * MB
+    assert abs(peak_of_case("benchmarks.loss", loss_args, index, loss.LOWER_BOUND)) < 2 * MB
     assert case.inherent_bytes(loss.DETECTRON2) == anchors * classes * 4
 
 
@@ -56,7 +56,7 @@ def test_available_memory_is_that_of_the_machine():
 
 
 def test_shortage(monkeypatch):
-    """At 1 GB of inputs a side took 3 GB more; at 2 GB, it needs 2 + 6 of 0.9 times what is available."""
+    """At 1 GB of inputs an implementation took 3 GB more; at 2 GB, it needs 2 + 6 of 0.9 times what is available."""
     device = torch.device("cpu")
     known = (10**9, 3 * 10**9)
     monkeypatch.setattr(memory, "available_bytes", lambda device: 8.8e9)

@@ -7,10 +7,13 @@ from benchmarks.case import Step
 from benchmarks.pairing import clock_of, ratio, take_turns
 
 
-def steps_that_log(log, sides):
+def steps_that_log(log, implementations):
     return {
-        side: Step(run=lambda side=side: log.append(side), prepare=lambda side=side: log.append(f"before {side}"))
-        for side in sides
+        impl: Step(
+            run=lambda impl=impl: log.append(impl),
+            prepare=lambda impl=impl: log.append(f"before {impl}"),
+        )
+        for impl in implementations
     }
 
 
@@ -29,7 +32,7 @@ def test_sides_alternate_and_each_is_prepared_before_its_run():
     log = []
     times = take_turns(steps_that_log(log, "ABC"), rounds=4, warmup=2, seconds=60, clock=clock_of(torch.device("cpu")))
     assert log == ["before A", "A", "before B", "B", "before C", "C"] * 6
-    assert {side: len(seconds) for side, seconds in times.items()} == {"A": 4, "B": 4, "C": 4}
+    assert {impl: len(seconds) for impl, seconds in times.items()} == {"A": 4, "B": 4, "C": 4}
 
 
 def test_warm_up_does_not_count():
@@ -40,7 +43,7 @@ def test_warm_up_does_not_count():
 
 @pytest.mark.parametrize(("seconds", "rounds"), [(0, 3), (6, 4), (8, 5), (1000, 10)])
 def test_long_cases_end_after_their_third_round(seconds, rounds):
-    """Of two sides of a second each, no round begins after the third when more than ``seconds`` are over."""
+    """Of two implementations of a second each, no round begins after the third when more than ``seconds`` are over."""
     times = take_turns(steps_that_log([], "AB"), rounds=10, warmup=1, seconds=seconds, clock=scripted([1.0] * 22))
     assert len(times["A"]) == len(times["B"]) == rounds
 

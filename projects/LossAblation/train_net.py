@@ -1,8 +1,8 @@
-"""The plugin's train_net.py, with the sparse digits registered."""
+"""The plugin's train_net.py, with the data sets of this project."""
 
-import runpy
-from pathlib import Path
+from loss_ablation import add_config
 
-import sparse_digits  # noqa: F401
+from retina_plugin.engine.train_net import main
 
-runpy.run_path(str(Path(__file__).parents[2] / "train_net.py"), run_name="__main__")
+if __name__ == "__main__":
+    main(add_config=add_config)

@@ -14,6 +14,8 @@ import torch  # isort: skip
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from retina_plugin.config.imports import import_modules
+
 NAMES = ("sparse_digits_train", "sparse_digits_test")
 CONFIG = "projects/LossAblation/configs/ablation.yaml"
 
@@ -23,14 +25,11 @@ def project(request, tmp_path_factory):
     """The project's modules, with its data set in a folder of the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RETINA_PLUGIN_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.syspath_prepend(request.config.rootpath / "projects" / "LossAblation")
         patch.chdir(request.config.rootpath)
-        import ablation
-        import report
-        import rows
-
-        yield SimpleNamespace(ablation=ablation, report=report, rows=rows)
-        for name in ("ablation", "report", "rows", "sparse_digits"):
+        names = ("ablation", "report", "rows")
+        modules = import_modules(f"projects/LossAblation/loss_ablation/{name}.py" for name in names)
+        yield SimpleNamespace(**dict(zip(names, modules)))
+        for name in [name for name in sys.modules if name.startswith("loss_ablation")]:
             del sys.modules[name]
         for name in NAMES:
             DatasetCatalog.remove(name)

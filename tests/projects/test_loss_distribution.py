@@ -1,6 +1,5 @@
 """The project that draws where the focal loss comes from (figure 4 of the paper)."""
 
-import importlib.util
 import itertools
 import json
 import math
@@ -22,9 +21,10 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from retina_plugin import add_retina_config
+from retina_plugin.config.imports import import_modules
 from retina_plugin.losses import sigmoid_focal_loss
 
-SCRIPT = "projects/LossDistribution/loss_distribution.py"
+FOLDER = "projects/LossDistribution"
 SIZES = [(64, 64), (96, 70), (65, 90), (80, 80)]  # width, height
 SHORT_SIDE = 64  # of the images that the model sees
 DATASET = "loss_distribution_test"
@@ -32,9 +32,7 @@ DATASET = "loss_distribution_test"
 
 @pytest.fixture(scope="module")
 def project(request):
-    spec = importlib.util.spec_from_file_location("loss_distribution", request.config.rootpath / SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    (module,) = import_modules([str(request.config.rootpath / FOLDER / "loss_distribution" / "analysis.py")])
     return module
 
 
@@ -234,7 +232,7 @@ def test_collects_what_the_loss_counts_and_nothing_else(project, make_training, 
 def test_the_command_writes_figure_and_report_and_prints_the_table(make_training, datasets, request):
     folder, _, _ = make_training()
     result = subprocess.run(
-        [sys.executable, SCRIPT, str(folder), "--samples", "2000", "--seed", "7"],
+        [sys.executable, f"{FOLDER}/plot.py", str(folder), "--samples", "2000", "--seed", "7"],
         cwd=request.config.rootpath,
         env={**os.environ, "DETECTRON2_DATASETS": str(datasets), "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -305,9 +303,9 @@ def test_a_file_that_is_no_checkpoint_is_refused(refuses, make_training, dataset
 @pytest.mark.parametrize(
     "opts, message",
     [
-        (("MODEL.RETINANET.NUM_CONVS", 2), r"4 tensors are not of this model:\nerror:   head\.bbox_subnet\.2\."),
-        (("MODEL.RETINANET.NUM_CONVS", 0), r"4 tensors are missing in the file:\nerror:   head\.bbox_subnet\.0\."),
-        (("MODEL.RETINANET.NUM_CLASSES", 79), r"2 tensors are of another shape .*\nerror:   head\.cls_score\."),
+        (("MODEL.RETINANET.NUM_CONVS", 2), r"4 tensors are not of this model:\n  head\.bbox_subnet\.2\."),
+        (("MODEL.RETINANET.NUM_CONVS", 0), r"4 tensors are missing in the file:\n  head\.bbox_subnet\.0\."),
+        (("MODEL.RETINANET.NUM_CLASSES", 79), r"2 tensors are of another shape .*\n  head\.cls_score\."),
     ],
 )
 def test_a_checkpoint_of_another_model_is_refused(refuses, make_training, dataset, request, opts, message):

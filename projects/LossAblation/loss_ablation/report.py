@@ -4,17 +4,15 @@ import json
 from statistics import mean
 
 import matplotlib
-import sparse_digits  # noqa: F401
 import torch
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_anchor_generator
 from detectron2.structures import Boxes, BoxMode
 from matplotlib.figure import Figure
-from rows import ROWS
 
-from retina_plugin import add_retina_config, merge_config
+from loss_ablation.rows import ROWS
+from retina_plugin import get_cfg, merge_config
 from retina_plugin.modeling import AnchorMatcher
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -68,7 +66,6 @@ def _row_record(row, by_seed):
 def count_anchors(config_file, opts):
     """How many anchors of the training set are positive, ignored and negative."""
     cfg = get_cfg()
-    add_retina_config(cfg)
     merge_config(cfg, str(config_file), opts)
     generator = build_anchor_generator(cfg, [ShapeSpec(channels=1, stride=s) for s in STRIDES])
     matcher = AnchorMatcher(cfg)

@@ -1,6 +1,6 @@
 """Which examples the focal loss of a trained detector comes from (Lin et al. 2017, section 5.1, figure 4).
 
-    python projects/LossDistribution/loss_distribution.py output/quick_start
+    python projects/LossDistribution/plot.py output/quick_start
 
 runs the detector over a test set and samples x_t, the signed logit, of positives and negatives. An example is an anchor
 and a class, as in the loss; ignored anchors are left out. Each gamma gives every example a loss, and the image shows
@@ -16,24 +16,21 @@ import sys
 import warnings
 from pathlib import Path
 
-if __name__ == "__main__":
-    warnings.filterwarnings("ignore", module=r"torch\.")  # Detectron2 0.6 calls what torch has deprecated since
-
-import retina_plugin  # noqa: F401  first: makes Detectron2 importable
-
-import numpy as np  # isort: skip
+import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
 from detectron2.data.detection_utils import build_augmentation
-from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from retina_plugin.checkpoint import RetinaCheckpointer
-from retina_plugin.config.checks import builds_focal_retinanet, check_class_count
-from retina_plugin.engine import load_config
+from retina_plugin.config.checks import builds_focal_retinanet
+from retina_plugin.config.imports import add_import_argument
+from retina_plugin.core.errors import UserError, format_error
+from retina_plugin.data.dataset_checks import check_class_count
+from retina_plugin.engine import argument_parser, load_config
 from retina_plugin.losses.functional import compute_x_t, pointwise_focal
 
 GAMMAS = (0, 0.5, 1, 2)
@@ -185,7 +182,8 @@ def read_config(args):
     """
     config_file = args.output_dir / "config.yaml"
     overrides = [] if args.dataset is None else ["DATASETS.TEST", str((args.dataset,))]
-    job = default_argument_parser().parse_args(["--eval-only", "--config-file", str(config_file), *overrides])
+    imports = [word for name in args.imports for word in ("--import", name)]
+    job = argument_parser().parse_args(["--eval-only", "--config-file", str(config_file), *imports, *overrides])
     cfg = load_config(job)
     if not builds_focal_retinanet(cfg):
         raise ValueError(
@@ -235,12 +233,10 @@ def main(argv=None):
         "--samples", type=int, default=10**6, help="keep at most so many positives and negatives (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of samples (default: %(default)s)")
+    add_import_argument(parser)
     args = parser.parse_args(argv)
+    warnings.filterwarnings("ignore", module=r"torch\.")  # Detectron2 0.6 calls what torch has deprecated since
     try:
         run(args)
-    except (OSError, ValueError) as error:
-        sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
-
-
-if __name__ == "__main__":
-    main()
+    except (UserError, OSError, ValueError) as error:
+        sys.exit(format_error(error))

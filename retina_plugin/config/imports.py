@@ -31,7 +31,7 @@ def add_import_argument(parser: argparse.ArgumentParser) -> None:
         metavar="MODULE",
         action="append",
         default=[],
-        help="import a module (its name or .py path) that registers parts or data sets, or adds keys by add_config(cfg)",
+        help="import a module (name or .py path) that registers parts or data sets, or adds keys by add_config(cfg)",
     )
 
 

@@ -1,19 +1,21 @@
-"""Configurations and trained models by name, as ``detectron2.model_zoo`` has them, for this plugin.
+"""Configurations and trained models by name, like ``detectron2.model_zoo``.
 
-A name is that of a file in configs/, with or without ``.yaml``: ``retinanet_R50``, ``paper/table3/focal``. Detectron2's
-own names of its RetinaNets, such as ``COCO-Detection/retinanet_R_50_FPN_1x.yaml``, are files there as well; the weights
-that Detectron2 trained for them are what ``trained=True`` loads. Addresses are taken from Detectron2's own table.
+A name is that of a file in configs/, with or without ``.yaml``: ``retinanet_R50``, ``paper/table3/focal``, or one of
+Detectron2's own, such as ``COCO-Detection/retinanet_R_50_FPN_1x.yaml``, for which ``trained=True`` loads the weights
+that Detectron2 published.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2 import model_zoo as detectron2_zoo
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from torch import nn
 
 from retina_plugin.checkpoint import RetinaCheckpointer
-from retina_plugin.config import add_retina_config, merge_config
+from retina_plugin.config import get_cfg, merge_config
 from retina_plugin.core.errors import ConfigError
 from retina_plugin.core.text import did_you_mean
 
@@ -21,22 +23,18 @@ from retina_plugin.core.text import did_you_mean
 _SAME_AS = {"retinanet_R50": "COCO-Detection/retinanet_R_50_FPN_1x"}
 
 _BGR = {"INPUT.FORMAT": "BGR", "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675]}
-# What a backbone that was trained on ImageNet needs of a configuration: the statistics and the channel order of the
-# images it saw, and its shape. Original ResNets have the stride in the 1x1 convolution, all others in the 3x3 one.
-IMAGENET_BACKBONES = {
-    "MSRA/R-50": {
-        "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/MSRA/R-50.pkl",
-        **_BGR,
-        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
-        "MODEL.RESNETS.DEPTH": 50,
-        "MODEL.RESNETS.STRIDE_IN_1X1": True,
-    },
-    "MSRA/R-101": {
-        "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/MSRA/R-101.pkl",
-        **_BGR,
-        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
-        "MODEL.RESNETS.DEPTH": 101,
-        "MODEL.RESNETS.STRIDE_IN_1X1": True,
+# The keys that belong to a backbone trained on ImageNet: statistics and channel order of its images, and its shape.
+# Original ResNets have the stride in the 1x1 convolution, all others in the 3x3 one.
+IMAGENET_BACKBONES: dict[str, dict[str, Any]] = {
+    **{
+        f"MSRA/R-{depth}": {
+            "MODEL.WEIGHTS": f"detectron2://ImageNetPretrained/MSRA/R-{depth}.pkl",
+            **_BGR,
+            "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+            "MODEL.RESNETS.DEPTH": depth,
+            "MODEL.RESNETS.STRIDE_IN_1X1": True,
+        }
+        for depth in (50, 101)
     },
     "FAIR/X-101-32x8d": {
         "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/FAIR/X-101-32x8d.pkl",
@@ -59,36 +57,26 @@ IMAGENET_BACKBONES = {
 _PLAIN_RESNET = {"MODEL.RESNETS.NUM_GROUPS": 1, "MODEL.RESNETS.WIDTH_PER_GROUP": 64}
 
 
-def get_config_file(name):
-    """Path of a configuration file.
-
-    Args:
-        name (str): of a file in configs/, see above.
-
-    Returns:
-        str: its path, in the checkout or in the installed package.
+def get_config_file(name: str) -> str:
+    """Return the path of a configuration file, in the checkout or in the installed package.
 
     Raises:
-        ConfigError: there is none of this name, or configs/ is not there.
+        ConfigError: no configuration has this name, or configs/ is missing.
     """
     known, stem = _known(), _stem(name)
     if stem not in known:
         hint = did_you_mean(stem, known)
-        if not hint:
-            # The paper's rows are listed in configs/paper.
+        if not hint:  # the paper's rows are listed in configs/paper
             hint = f" Known: {', '.join(sorted(k for k in known if not k.startswith('paper/')))}."
         raise ConfigError([f"the model zoo has no configuration '{name}'.{hint}"])
     return str(known[stem])
 
 
-def get_checkpoint_url(name):
-    """Address of the weights that Detectron2 trained with a configuration.
-
-    Args:
-        name (str): see :func:`get_config_file`.
+def get_checkpoint_url(name: str) -> str:
+    """Return the address of the weights that Detectron2 trained with a configuration.
 
     Raises:
-        ConfigError: unknown name, or nobody has published weights for it.
+        ConfigError: unknown name, or no published weights.
     """
     get_config_file(name)  # the name must exist
     stem = _stem(name)
@@ -102,55 +90,49 @@ def get_checkpoint_url(name):
         ]) from None  # fmt: skip
 
 
-def get_config(name, trained=False):
-    """A configuration for this plugin's detector.
+def get_config(name: str, trained: bool = False) -> CfgNode:
+    """Return a configuration with the plugin's keys.
 
     Args:
-        name (str): see :func:`get_config_file`.
-        trained (bool): set ``MODEL.WEIGHTS`` to the trained model instead of the backbone that training starts from.
-
-    Returns:
-        ``CfgNode`` with the plugin's keys.
+        name: see :func:`get_config_file`.
+        trained: let ``MODEL.WEIGHTS`` be the trained model instead of the backbone that training starts from.
 
     Raises:
-        ConfigError: unknown name, or no trained weights for it.
+        ConfigError: unknown name, or no published weights.
     """
     cfg = get_cfg()
-    add_retina_config(cfg)
     merge_config(cfg, get_config_file(name))
     if trained:
         cfg.MODEL.WEIGHTS = get_checkpoint_url(name)
     return cfg
 
 
-def get(name, trained=False, device=None):
-    """A detector with the weights that its configuration names, in training mode.
+def get(name: str, trained: bool = False, device: str | torch.device | None = None) -> nn.Module:
+    """Build a detector with the weights that its configuration names, in training mode.
 
     Args:
-        name (str), trained (bool): see :func:`get_config`.
-        device (str): where it lies; None for ``MODEL.DEVICE``, or the CPU where there is no GPU.
+        name, trained: see :func:`get_config`.
+        device: None for ``MODEL.DEVICE``, or the CPU if there is no GPU.
 
     Raises:
-        ConfigError: unknown name, or no trained weights for it.
+        ConfigError: unknown name, or no published weights.
         CheckpointError: the weights cannot be fetched or used.
     """
     cfg = get_config(name, trained)
-    if device is None and not torch.cuda.is_available():
-        device = "cpu"
-    if device is not None:
-        cfg.MODEL.DEVICE = str(device)
+    if device is not None or not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = str(device or "cpu")
     model = build_model(cfg)
-    # All of the detector where it was trained; else its backbone alone.
+    # Trained weights fit the whole detector, others its backbone alone.
     RetinaCheckpointer(model, strict=trained).load(cfg.MODEL.WEIGHTS)
     return model
 
 
-def use_imagenet_backbone(cfg, name):
-    """Start training from another backbone: set its weights and all that belongs to them (in place).
+def use_imagenet_backbone(cfg: CfgNode, name: str) -> None:
+    """Set the weights of another backbone and all keys that belong to them (in place).
 
     Args:
         cfg: a configuration.
-        name (str): a key of ``IMAGENET_BACKBONES``.
+        name: a key of ``IMAGENET_BACKBONES``.
 
     Raises:
         ConfigError: unknown name.
@@ -162,13 +144,13 @@ def use_imagenet_backbone(cfg, name):
     cfg.merge_from_list([word for setting in settings.items() for word in setting])
 
 
-def _known():
+def _known() -> dict[str, Path]:
     """Name -> path of every configuration."""
     configs = _configs()
     return {path.relative_to(configs).with_suffix("").as_posix(): path for path in configs.rglob("*.yaml")}
 
 
-def _configs():
+def _configs() -> Path:
     package = Path(__file__).parent
     for folder in (package / "configs", package.parent / "configs"):  # installed, checkout
         if (folder / "Base-RetinaNet.yaml").is_file():
@@ -179,5 +161,5 @@ def _configs():
     ])  # fmt: skip
 
 
-def _stem(name):
+def _stem(name: str) -> str:
     return str(name).removesuffix(".yaml")

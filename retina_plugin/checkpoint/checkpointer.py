@@ -1,47 +1,52 @@
-"""Detectron2's checkpointer with safe reading, strict loading and whole files."""
+"""Detectron2's checkpointer with safe reading, strict loading and atomic writing."""
 
 import copy
 import os
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
 
-from retina_plugin.checkpoint import load_plan, weights_only
+from retina_plugin.checkpoint.load_plan import LoadPlan
 from retina_plugin.checkpoint.reader import read_checkpoint
+from retina_plugin.checkpoint.weights_only import to_weights_only
 from retina_plugin.core.errors import CheckpointError
-from retina_plugin.core.files import atomic_write
+from retina_plugin.core.files import atomic_write, remove_unfinished
 
 
 class RetinaCheckpointer(DetectionCheckpointer):
-    """Reads what ``DetectionCheckpointer`` reads, and does nothing by halves.
+    """Reads the files that ``DetectionCheckpointer`` reads, safely, and loads them completely or not at all.
 
-    - A file is read without running what it contains (:mod:`~retina_plugin.checkpoint.reader`).
-    - Everything is checked before the first parameter changes (:mod:`~retina_plugin.checkpoint.load_plan`). Where
-      Detectron2 skips what does not fit with a warning, this is an error.
-    - Fine-tuning to other classes keeps the rows of those that stay (:mod:`~retina_plugin.checkpoint.class_remap`).
-    - A file that ``last_checkpoint`` names is whole, whenever the process is killed, and holds no pickled code
+    - Reading runs no code of the file (:mod:`~retina_plugin.checkpoint.reader`).
+    - Everything is checked before the first parameter changes (:mod:`~retina_plugin.checkpoint.load_plan`). What does
+      not fit is an error; Detectron2 skips it with a warning.
+    - Fine-tuning to other classes keeps the rows of the classes that stay
+      (:mod:`~retina_plugin.checkpoint.class_remap`).
+    - The file that ``last_checkpoint`` names is complete, whenever the process is killed, and holds no pickled code
       (:mod:`~retina_plugin.checkpoint.weights_only`).
     """
 
     def __init__(
         self,
-        model,
-        save_dir="",
+        model: nn.Module,
+        save_dir: str = "",
         *,
-        strict=False,
-        class_names=None,
-        allow_pickle=False,
-        save_to_disk=None,
-        **checkpointables,
+        strict: bool = False,
+        class_names: Sequence[str] | None = None,
+        allow_pickle: bool = False,
+        save_to_disk: bool | None = None,
+        **checkpointables: Any,
     ):
         """
         Args:
             model: as for ``DetectionCheckpointer``.
             save_dir: folder of the checkpoints; empty to save none.
-            strict: for evaluation: everything of the model must be in the file, nothing else may be, and the classes
-                must be those of ``class_names`` in this order. A run that is resumed is always loaded like this.
-            class_names: of the data, in the order of its labels; written into checkpoints, and compared with those of
-                a file that is loaded. None if they are not known.
+            strict: for evaluation: the file must have exactly the model's weights, and its classes must be
+                ``class_names`` in this order. A resumed run is always loaded strictly.
+            class_names: of the data, in the order of its labels, written into checkpoints and compared with those of a
+                loaded file; None if unknown.
             allow_pickle: see :func:`read_checkpoint`.
             save_to_disk: whether this process writes; by default the main one.
             checkpointables: objects with ``state_dict()`` and ``load_state_dict()`` that are saved with the model.
@@ -52,18 +57,18 @@ class RetinaCheckpointer(DetectionCheckpointer):
         self.allow_pickle = allow_pickle
         self._has_saved = False
 
-    def load(self, path, checkpointables=None):
+    def load(self, path: str, checkpointables: Iterable[str] | None = None) -> dict[str, Any]:
         """Load weights, and the state of a run that is resumed.
 
         Args:
-            path: of :func:`read_checkpoint`; empty to load nothing.
+            path: see :func:`read_checkpoint`; empty to load nothing.
             checkpointables: names of the checkpointables to load; by default all that the file has.
 
         Returns:
-            dict: what else the file has.
+            What else the file has.
 
         Raises:
-            CheckpointError: the weights cannot be used. Model and checkpointables are as before.
+            CheckpointError: the weights cannot be used. Model and checkpointables are unchanged.
         """
         if not path:
             if self.strict:
@@ -75,33 +80,31 @@ class RetinaCheckpointer(DetectionCheckpointer):
         names = self.checkpointables if checkpointables is None else checkpointables
         names = [name for name in names if name in checkpoint]
         try:
-            plan = load_plan.plan(
-                self.model, checkpoint, strict=self.strict or bool(names), class_names=self.class_names
-            )
+            plan = LoadPlan.make(self.model, checkpoint, self.strict or bool(names), self.class_names)
         except CheckpointError as error:
             raise CheckpointError(f"weights {path}: {error}") from error.__cause__
         del checkpoint["model"]
         missing = self._change(plan, {name: checkpoint.pop(name) for name in names}, path)
-        self.logger.info("Weights %s:\n%s", path, load_plan.summary(plan, self.model, missing))
+        self.logger.info("Weights %s:\n%s", path, plan.summary(self.model, missing))
         return checkpoint
 
-    def save(self, name, *, is_last=True, **kwargs):
-        """Write model, checkpointables, ``kwargs`` and the names of the classes to ``save_dir/NAME.pth``.
+    def save(self, name: str, *, is_last: bool = True, **kwargs: Any) -> None:
+        """Write model, checkpointables, ``kwargs`` and class names to ``save_dir/NAME.pth``.
 
-        ``last_checkpoint`` names the file once it is whole, unless ``is_last`` is False: then a run is still resumed
-        from the one that it names.
+        Args:
+            is_last: let ``last_checkpoint`` name the file, so that the run is resumed from it.
         """
         if not self.save_dir or not self.save_to_disk:
             return
         if self.class_names is not None:
             kwargs.setdefault("class_names", self.class_names)
-        remote = "://" in self.save_dir  # of a handler of Detectron2's PathManager, which has no step that renames
+        remote = "://" in self.save_dir  # Detectron2's PathManager cannot rename there
         if not self._has_saved and not remote:
-            weights_only.remove_unfinished(self.save_dir)
+            remove_unfinished(self.save_dir, ".pth", "last_checkpoint")
             self._has_saved = True
         states = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
         data = {"model": self.model.state_dict(), **states, **kwargs}
-        data = {key: weights_only.to_weights_only(value, key) for key, value in data.items()}
+        data = {key: to_weights_only(value, key) for key, value in data.items()}
         file_name = f"{name}.pth"
         if os.path.basename(file_name) != file_name:
             raise ValueError(f"a checkpoint is named without a folder, got {name}")
@@ -115,7 +118,7 @@ class RetinaCheckpointer(DetectionCheckpointer):
         if is_last:
             self.tag_last_checkpoint(file_name)
 
-    def tag_last_checkpoint(self, last_filename_basename):
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Let ``last_checkpoint`` name a file of ``save_dir``."""
         if "://" in self.save_dir:
             super().tag_last_checkpoint(last_filename_basename)
@@ -123,13 +126,13 @@ class RetinaCheckpointer(DetectionCheckpointer):
         name = last_filename_basename.encode()
         atomic_write(os.path.join(self.save_dir, "last_checkpoint"), lambda file: file.write(name))
 
-    def _load_file(self, filename):
+    def _load_file(self, filename: str) -> dict[str, Any]:
         return read_checkpoint(filename, allow_pickle=self.allow_pickle)
 
-    def _change(self, plan, states, path):
-        """Change model and checkpointables, or none of them; returns the names that the file has nothing for."""
+    def _change(self, plan: LoadPlan, states: dict[str, Any], path: str) -> list[str]:
+        """Load model and checkpointables, or none of them; returns the names of weights that the file lacks."""
         before = {}
-        if states:  # only their own code knows whether they fit
+        if states:  # only their own code can tell whether they fit
             before = {name: copy.deepcopy(self.checkpointables[name].state_dict()) for name in states}
             weights_before = {key: value.clone() for key, value in self.model.state_dict().items()}
         missing = self.model.load_state_dict(plan.weights, strict=False).missing_keys

@@ -1,13 +1,15 @@
-"""Fine-tuning to other classes: rows of the classification layer go with the names of their classes.
+"""Fine-tuning to other classes: copies rows of the classification layer by class name.
 
-Shapes: A anchors a cell; K classes of the model, K' of the file. The layer's output channels ("rows") are anchor-major:
-row a * K + k is class k of anchor a.
+A anchors a cell; K classes of the model, K' of the file. Output channels ("rows") of the layer are anchor-major: row
+a * K + k is class k of anchor a.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
-from torch import nn
+from torch import Tensor, nn
 
 from retina_plugin.core.errors import CheckpointError
 
@@ -17,15 +19,15 @@ COCO_NAMES = tuple(category["name"] for category in COCO_CATEGORIES if category[
 
 @dataclass(frozen=True)
 class ClassLayer:
-    """The layer that has rows for classes: its parameters' keys, A and K."""
+    """The layer that has rows for classes: the keys of its parameters, A and K."""
 
-    keys: tuple
+    keys: tuple[str, ...]
     num_anchors: int
     num_classes: int
 
 
-def class_layer(model):
-    """The :class:`ClassLayer` of a RetinaNet, this plugin's or Detectron2's own. None for other models."""
+def find_class_layer(model: nn.Module) -> ClassLayer | None:
+    """Return the class layer of a RetinaNet, this plugin's or Detectron2's own; None for other models."""
     try:
         layer = model.get_submodule(LAYER)
     except AttributeError:
@@ -37,19 +39,21 @@ def class_layer(model):
     return ClassLayer(keys, layer.out_channels // num_classes, num_classes)
 
 
-def names_in_file(checkpoint, weights, layer):
-    """The names of the classes that a checkpoint was trained on.
+def names_in_file(
+    checkpoint: Mapping[str, Any], weights: Mapping[str, Tensor], layer: ClassLayer | None
+) -> tuple[str, ...] | None:
+    """Return the class names that a checkpoint was trained on.
 
     Args:
-        checkpoint (dict): whose ``class_names`` :class:`RetinaCheckpointer` wrote.
-        weights (dict): name -> tensor, in the model's names.
-        layer (ClassLayer): of the model, or None.
+        checkpoint: a file's content, with ``class_names`` if :class:`RetinaCheckpointer` wrote it.
+        weights: name -> tensor, under the names of the model.
+        layer: the model's class layer, if it has one.
 
     Returns:
-        tuple[str]: those written; COCO's for a model-zoo file of 80 classes; None where nothing tells.
+        The names in the file; COCO's for a model-zoo file of 80 classes; None if the names are unknown.
 
     Raises:
-        CheckpointError: what is written is no list of names.
+        CheckpointError: ``class_names`` is not a list of names.
     """
     names = checkpoint.get("class_names")
     if names is not None:
@@ -63,30 +67,32 @@ def names_in_file(checkpoint, weights, layer):
     return COCO_NAMES if of_zoo and rows == layer.num_anchors * len(COCO_NAMES) else None
 
 
-def row_sources(file_names, model_names, num_file_classes, num_classes):
-    """For each class of the model, the class of the file whose rows it takes, or None.
+def row_sources(
+    file_names: Sequence[str] | None, model_names: Sequence[str] | None, num_file_classes: int, num_classes: int
+) -> list[int | None]:
+    """Find the class of the file, if any, whose rows each class of the model takes.
 
-    By name where both sides have names. Where one has none, all rows are taken if the counts agree, and none if they
-    do not: the order of the classes would be a guess.
+    Classes are matched by name. If the names of one side are unknown, all rows are taken if K equals K', and none
+    otherwise: the order of the classes would be a guess.
 
     Returns:
-        list of K indices into the K' classes of the file.
+        K indices into the K' classes of the file.
     """
     if file_names is not None and model_names is not None:
-        if tuple(file_names) == tuple(model_names):  # also where a name comes twice
+        if tuple(file_names) == tuple(model_names):  # also with a name that occurs twice
             return list(range(num_classes))
         index = {name: i for i, name in reversed(list(enumerate(file_names)))}
         return [index.get(name) for name in model_names]
     return list(range(num_classes)) if num_file_classes == num_classes else [None] * num_classes
 
 
-def take_rows(fresh, loaded, sources, num_anchors):
+def take_rows(fresh: Tensor, loaded: Tensor, sources: Sequence[int | None], num_anchors: int) -> Tensor:
     """Copy rows of classes, for all anchors.
 
     Args:
-        fresh: (A * K, ...) weight or bias of the model as it was initialized.
-        loaded: (A * K', ...) of the file.
-        sources: K indices into the K' classes, None for a class that keeps its fresh rows.
+        fresh: (A * K, ...) initial weight or bias of the model.
+        loaded: (A * K', ...) weight or bias of the file.
+        sources: K indices into the K' classes; None for a class that keeps its fresh rows.
         num_anchors: A.
 
     Returns:

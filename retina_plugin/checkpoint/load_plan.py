@@ -1,108 +1,113 @@
-"""What of a file goes where in a model, decided before anything changes."""
+"""Plans which weights of a file go where in a model, before anything changes."""
 
 import logging
 from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from fvcore.common.checkpoint import _filter_reused_missing_keys, _group_checkpoint_keys, _group_to_str
 from fvcore.common.checkpoint import _strip_prefix_if_present as strip_prefix
 from tabulate import tabulate
+from torch import Tensor, nn
 
-from retina_plugin.checkpoint.class_remap import class_layer, names_in_file, row_sources, take_rows
+from retina_plugin.checkpoint.class_remap import ClassLayer, find_class_layer, names_in_file, row_sources, take_rows
 from retina_plugin.core.errors import CheckpointError
+from retina_plugin.core.text import list_some
 from retina_plugin.data.class_names import first_difference
 
 _MANY = 20
 
 
 @dataclass
-class Loading:
-    """The weights for a model, of the model's names and shapes, and what the user should know about them."""
+class LoadPlan:
+    """The weights for a model, under its names and in its shapes, and what the user should know about them.
 
-    weights: OrderedDict
-    """Name -> tensor, also of names that the model does not have (``unused``)."""
-    remapped: list
-    """Names whose rows were taken by class."""
-    unused: list
-    """Names of the file that the model does not have."""
-    classes: str
-    """A sentence on the rows of the classes; empty where they are loaded as they are."""
-
-
-def plan(model, checkpoint, *, strict, class_names):
-    """Match a checkpoint with a model.
-
-    Args:
-        model: module, not wrapped; it does not change.
-        checkpoint: of :func:`~retina_plugin.checkpoint.reader.read_checkpoint`.
-        strict: whether everything must fit as it is, also the names of the classes.
-        class_names: those of the data, or None.
-
-    Returns:
-        Loading
-
-    Raises:
-        CheckpointError: shapes differ that the number of classes does not explain; nothing fits; with ``strict``, keys
-            are missing or unexpected, or the classes are others.
+    Attributes:
+        weights: name -> tensor, also of names that the model does not have (``unused``).
+        remapped: names whose rows were taken by class.
+        unused: names in the file that the model does not have.
+        class_note: a sentence about the rows of the classes; empty if they are loaded unchanged.
     """
-    weights, by_name = _in_the_models_names(model, checkpoint)
-    layer = class_layer(model)
-    file_names = names_in_file(checkpoint, weights, layer)
-    if strict and file_names is not None and class_names is not None:
-        _refuse_other_classes(file_names, class_names)
-    remapped, classes = [], ""
-    if layer is not None and not strict:
-        remapped, classes = _remap(model, weights, layer, file_names, class_names)
 
-    expected = model.state_dict()
-    unused = [key for key in weights if key not in expected and not _may_differ(key)]
-    _refuse_shapes(weights, expected, unused if by_name else ())
-    if not any(key in expected for key in weights):
-        raise CheckpointError(
-            f"none of its {len(weights)} tensors is of this model; it begins with {next(iter(weights))}"
-        )
-    if strict:
-        missing = [key for key in expected if key not in weights and not _may_differ(key)]
-        _refuse_keys(_filter_reused_missing_keys(model, missing), unused)
-    return Loading(weights, remapped, unused, classes)
+    weights: "OrderedDict[str, Tensor]"
+    remapped: list[str]
+    unused: list[str]
+    class_note: str
+
+    @classmethod
+    def make(
+        cls, model: nn.Module, checkpoint: Mapping[str, Any], strict: bool, class_names: Sequence[str] | None
+    ) -> "LoadPlan":
+        """Match a checkpoint with a model.
+
+        Args:
+            model: not wrapped; does not change.
+            checkpoint: see :func:`~retina_plugin.checkpoint.reader.read_checkpoint`.
+            strict: whether everything must fit unchanged, also the class names.
+            class_names: of the data; None if unknown.
+
+        Raises:
+            CheckpointError: shapes differ for another reason than the number of classes; nothing fits; with ``strict``,
+                keys are missing or unexpected, or the classes differ.
+        """
+        weights, by_name = _rename_for(model, checkpoint)
+        layer = find_class_layer(model)
+        file_names = names_in_file(checkpoint, weights, layer)
+        remapped: list[str] = []
+        class_note = ""
+        if strict and file_names is not None and class_names is not None:
+            _refuse_other_classes(file_names, class_names)
+        elif layer is not None and not strict:
+            remapped, class_note = _remap_classes(model, weights, layer, file_names, class_names)
+
+        expected = model.state_dict()
+        unused = [key for key in weights if key not in expected and not _is_optional(key)]
+        _refuse_shapes(weights, expected, unused if by_name else ())
+        if not any(key in expected for key in weights):
+            raise CheckpointError(
+                f"none of its {len(weights)} tensors is of this model; it begins with {next(iter(weights))}"
+            )
+        if strict:
+            missing = [key for key in expected if key not in weights and not _is_optional(key)]
+            _refuse_keys(_filter_reused_missing_keys(model, missing), unused)
+        return cls(weights, remapped, unused, class_note)
+
+    def summary(self, model: nn.Module, missing: Iterable[str]) -> str:
+        """A table of what was loaded, one row per module.
+
+        Args:
+            model: the model that was loaded.
+            missing: names that the file lacks, as ``load_state_dict`` returns them.
+        """
+        absent = {key for key in missing if not _is_optional(key)}
+        counts: dict[str, Counter[str]] = {}
+        for key in model.state_dict():
+            if key in self.weights or key in absent:
+                kind = "initialized" if key in absent else "re-mapped" if key in self.remapped else "loaded"
+                counts.setdefault(_module(key), Counter())[kind] += 1
+        kinds = ("loaded", "re-mapped", "initialized")
+        rows = [(module, *(count[kind] or "" for kind in kinds)) for module, count in counts.items()]
+        parts = [tabulate(rows, tablefmt="pipe", headers=["tensors of", *kinds]), self.class_note]
+        if self.unused:
+            parts.append(f"Not of this model, and left out: {list_some(self.unused, 5, '; ')}")
+        return "\n".join(part for part in parts if part)
 
 
-def summary(loading, model, missing):
-    """A table of what was loaded, one row a module.
-
-    Args:
-        loading: what went into the model.
-        model: the model.
-        missing: names that the file has nothing for, as ``load_state_dict`` returns them.
-    """
-    missing = {key for key in missing if not _may_differ(key)}
-    keys = [key for key in model.state_dict() if key in loading.weights or key in missing]
-    counts = {}
-    for key in keys:
-        kind = "initialized" if key in missing else "re-mapped" if key in loading.remapped else "loaded"
-        counts.setdefault(_module(key), Counter())[kind] += 1
-    kinds = ("loaded", "re-mapped", "initialized")
-    rows = [(module, *(count[kind] or "" for kind in kinds)) for module, count in counts.items()]
-    table = tabulate(rows, tablefmt="pipe", headers=["tensors of", *kinds])
-    parts = [table, loading.classes]
-    if loading.unused:
-        parts.append(f"Not of this model, and left out: {_listed(loading.unused, '; ', 5)}")
-    return "\n".join(part for part in parts if part)
-
-
-def _in_the_models_names(model, checkpoint):
+def _rename_for(model: nn.Module, checkpoint: Mapping[str, Any]) -> "tuple[OrderedDict[str, Tensor], bool]":
+    """The weights under the model's names, and whether these were matched by heuristics."""
     weights = checkpoint["model"]
-    tensors = OrderedDict((key, torch.as_tensor(value)) for key, value in weights.items())
-    if hasattr(weights, "_metadata"):  # versions of the modules' formats
+    tensors: Any = OrderedDict((key, torch.as_tensor(value)) for key, value in weights.items())
+    if hasattr(weights, "_metadata"):  # format versions of the modules
         tensors._metadata = weights._metadata.copy()
     strip_prefix(tensors, "module.")  # of a model within DataParallel
     if not checkpoint.get("matching_heuristics", False):
         return tensors, False
     logger = logging.getLogger("detectron2.checkpoint.c2_model_loading")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # its table has a line for every layer
+    logger.setLevel(logging.ERROR)  # it logs a line per layer
     try:
         from_caffe2 = checkpoint.get("__author__") == "Caffe2"
         return OrderedDict(align_and_update_state_dicts(model.state_dict(), tensors, from_caffe2)), True
@@ -112,9 +117,8 @@ def _in_the_models_names(model, checkpoint):
         logger.setLevel(level)
 
 
-def _may_differ(key):
-    """Whether a model and its checkpoint may disagree on having this key: it is derived, or has a harmless default."""
-    # Means of pixels and anchors come from the configuration; old checkpoints have them.
+def _is_optional(key: str) -> bool:
+    """Whether only the model or only its checkpoint may have this key: it is derived, or has a harmless default."""
     return (
         key.endswith("num_batches_tracked")
         or key in ("loss_normalizer.ema", "pixel_mean", "pixel_std")
@@ -122,7 +126,13 @@ def _may_differ(key):
     )
 
 
-def _remap(model, weights, layer, file_names, class_names):
+def _remap_classes(
+    model: nn.Module,
+    weights: dict[str, Tensor],
+    layer: ClassLayer,
+    file_names: Sequence[str] | None,
+    class_names: Sequence[str] | None,
+) -> tuple[list[str], str]:
     """Replace the rows of the class layer in ``weights``; returns the keys and a sentence."""
     keys = [key for key in layer.keys if key in weights]
     if not keys:
@@ -136,34 +146,36 @@ def _remap(model, weights, layer, file_names, class_names):
             "a cell (MODEL.ANCHOR_GENERATOR), and the file others"
         )
     if rows == 0 or rows % num_anchors:
-        return [], ""  # another number of anchors: the shapes tell
+        return [], ""  # another number of anchors, which the check of shapes reports
     if class_names is not None and len(class_names) != num_classes:
-        class_names = None  # they are not what the model was built for
+        class_names = None  # the model was built for other classes
     sources = row_sources(file_names, class_names, rows // num_anchors, num_classes)
     if sources == list(range(rows // num_anchors)):
         return [], ""
     fresh = model.state_dict()
     for key in keys:
         if weights[key].shape[1:] != fresh[key].shape[1:] or len(weights[key]) != rows:
-            return [], ""  # another width: the shapes tell
+            return [], ""  # another width, which the check of shapes reports
     for key in keys:
         weights[key] = take_rows(fresh[key].cpu(), weights[key], sources, num_anchors)
     return keys, _about_classes(sources, file_names, class_names)
 
 
-def _about_classes(sources, file_names, class_names):
+def _about_classes(
+    sources: Sequence[int | None], file_names: Sequence[str] | None, class_names: Sequence[str] | None
+) -> str:
     new = [k for k, source in enumerate(sources) if source is None]
     if len(new) == len(sources):
         reason = "no class has a name in common" if file_names and class_names else "one side has no names of classes"
         return f"The rows of all {len(sources)} classes keep their initialization: {reason}."
     taken = f"The rows of {len(sources) - len(new)} of {len(sources)} classes were taken by name"
-    if not new:
+    if not new or class_names is None:
         return f"{taken}."
-    names = [class_names[k] for k in new]
-    return f"{taken}; those of {_listed(names, ', ', 5)} keep their initialization."
+    names = list_some([class_names[k] for k in new], 5)
+    return f"{taken}; those of {names} keep their initialization."
 
 
-def _refuse_other_classes(file_names, class_names):
+def _refuse_other_classes(file_names: Sequence[str], class_names: Sequence[str]) -> None:
     difference = first_difference(file_names, class_names)
     if difference is not None:
         label, ours, theirs = difference
@@ -174,9 +186,9 @@ def _refuse_other_classes(file_names, class_names):
         )
 
 
-def _refuse_shapes(weights, expected, unmatched):
+def _refuse_shapes(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], unmatched: Iterable[str]) -> None:
     pairs = [(key, key) for key in weights if key in expected]
-    # Matching by the ends of names leaves out what is of another shape. A linear layer is no convolution, though.
+    # Matching by the ends of names skips tensors of another shape. A linear layer and a convolution do not correspond.
     pairs += [
         (key, name)
         for key in unmatched
@@ -191,27 +203,25 @@ def _refuse_shapes(weights, expected, unmatched):
     if wrong:
         raise CheckpointError(
             f"{len(wrong)} tensors are of another shape than the model's, which number of anchors, channels and depth "
-            f"decide:\n{_listed(wrong, indent=True)}"
+            f"decide:\n{_lines(wrong)}"
         )
 
 
-def _refuse_keys(missing, unexpected):
+def _refuse_keys(missing: Sequence[str], unexpected: Sequence[str]) -> None:
     parts = []
     for keys, what in ((missing, "missing in the file"), (unexpected, "not of this model")):
         if keys:
             groups = _group_checkpoint_keys(sorted(keys))
             lines = sorted(name + _group_to_str(group) for name, group in groups.items())
-            parts.append(f"{len(keys)} tensors are {what}:\n{_listed(lines, indent=True)}")
+            parts.append(f"{len(keys)} tensors are {what}:\n{_lines(lines)}")
     if parts:
         raise CheckpointError("these are the weights of another model. " + "\n".join(parts))
 
 
-def _listed(items, separator="\n", many=_MANY, indent=False):
-    shown = [f"  {item}" if indent else item for item in items[:many]]
-    if len(items) > many:
-        shown.append(f"{'  ' if indent else ''}and {len(items) - many} more")
-    return separator.join(shown)
+def _lines(items: Sequence[str]) -> str:
+    more = [f"and {len(items) - _MANY} more"] if len(items) > _MANY else []
+    return "\n".join(f"  {line}" for line in [*items[:_MANY], *more])
 
 
-def _module(key):
+def _module(key: str) -> str:
     return ".".join(part.rstrip("0123456789") or part for part in key.split(".")[:-1][:2])

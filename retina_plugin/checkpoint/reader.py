@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import zipfile
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ _RISK = (
 _NUMBER_KINDS = "biufc"
 
 
-def read_checkpoint(path, *, allow_pickle=False):
+def read_checkpoint(path: str | os.PathLike, *, allow_pickle: bool = False) -> dict[str, Any]:
     """Read weights, and what else their file has.
 
     ================================  =============================================================================
@@ -94,7 +95,7 @@ def _read_pickle(file):
 
 
 def _read_torch(file):
-    admitted = [(call, name) for name, call in safe_pickle.ADMITTED.items()]
+    admitted: list[Any] = [(call, name) for name, call in safe_pickle.ADMITTED.items()]
     with torch.serialization.safe_globals(admitted):
         return safe_pickle.without_stand_ins(torch.load(file, map_location="cpu", weights_only=True))
 
@@ -134,8 +135,8 @@ def _forbidden_global(file, kind):
 
     if kind != formats.ZIP:
         # The old format is four small pickles (what it is, and on which machine), and then the data's.
-        with open(file, "rb") as f:
-            return safe_pickle.first_forbidden_global(f, is_admitted, 1 if kind == formats.PICKLE else 5)
+        with open(file, "rb") as plain:
+            return safe_pickle.first_forbidden_global(plain, is_admitted, 1 if kind == formats.PICKLE else 5)
     try:
         with zipfile.ZipFile(file) as archive:
             name = next(name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl")

@@ -12,6 +12,8 @@ import collections
 import pickle
 import re
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Callable
+from typing import IO, Any
 
 import numpy as np
 
@@ -23,16 +25,13 @@ class UnsafePickle(pickle.UnpicklingError):
 class ForbiddenGlobal(UnsafePickle):
     """A pickle names a function or class that is not admitted: ``name``, with its module."""
 
-    def __init__(self, name):
+    def __init__(self, name: str):
         super().__init__(f"it names {name}")
         self.name = name
 
 
-def load(file):
+def load(file: IO[bytes]) -> Any:
     """Read one pickle of any protocol, written by Python 2 or 3, with arrays of numbers, bool or text.
-
-    Args:
-        file: a binary file.
 
     Returns:
         What was pickled, made of numbers, text, lists, tuples, dicts, sets and ``numpy`` arrays and scalars in this
@@ -46,12 +45,12 @@ def load(file):
     return without_stand_ins(_Unpickler(file, encoding="latin1").load())
 
 
-def first_forbidden_global(file, is_admitted, num_pickles=1):
+def first_forbidden_global(file: IO[bytes], is_admitted: Callable[[str], bool], num_pickles: int = 1) -> str | None:
     """Find the first global of consecutive pickles that is not admitted, in the order of reading, without calling any.
 
     Args:
-        file: a binary file.
-        is_admitted: function of a name with its module.
+        file: the file.
+        is_admitted: called with a name and its module.
         num_pickles: how many pickles to read. Reading stops before where they end or are damaged.
 
     Returns:
@@ -67,7 +66,7 @@ def first_forbidden_global(file, is_admitted, num_pickles=1):
     return None
 
 
-def without_stand_ins(value):
+def without_stand_ins(value: Any) -> Any:
     """Turn this module's stand-ins for arrays within containers into ``numpy`` arrays.
 
     Dicts and lists change in place. The arrays are writable, in this machine's byte order.
@@ -187,8 +186,9 @@ class _Function:
     """A function without attributes that can be set."""
 
     __slots__ = ("_function",)
+    _function: Callable[..., Any]
 
-    def __init__(self, function):
+    def __init__(self, function: Callable[..., Any]):
         object.__setattr__(self, "_function", function)
 
     def __call__(self, *args):
@@ -231,7 +231,7 @@ def _as_bytes(data):
 
 _CONTAINERS = (bytearray, bytes, complex, dict, frozenset, list, set, tuple)
 #: Name with module -> what is called for it.
-ADMITTED = {
+ADMITTED: dict[str, Callable[..., Any]] = {
     "_codecs.encode": _encode,
     "collections.OrderedDict": collections.OrderedDict,
     "collections.defaultdict": collections.defaultdict,

@@ -1,4 +1,4 @@
-"""From what ``MODEL.WEIGHTS`` names to a file on this machine."""
+"""Finds the local file that ``MODEL.WEIGHTS`` names."""
 
 import os
 from urllib.parse import urlparse
@@ -11,36 +11,33 @@ from retina_plugin.core.errors import CheckpointError
 from retina_plugin.core.text import did_you_mean
 
 
-def resolve_weights(path):
-    """Find the file of a path or an address, and download it where needed.
+def resolve_weights(path: str | os.PathLike) -> str:
+    """Return the local file of a path or an address; download it unless Detectron2's cache has it.
 
     Args:
-        path: a path, or an address that Detectron2's ``PathManager`` knows: ``detectron2://``, ``catalog://``,
-            ``https://`` and those that a project has registered. What lies in Detectron2's cache is not
-            downloaded again.
-
-    Returns:
-        str: path of a file that exists.
+        path: a path, or an address that Detectron2's ``PathManager`` handles: ``detectron2://``, ``catalog://``,
+            ``https://`` and those that a project has registered.
 
     Raises:
-        CheckpointError: there is no such file, it is a folder, or the address cannot be fetched; then with the place
-            in the cache where a file that came in another way is found.
+        CheckpointError: the file is missing or a folder, or the address cannot be fetched. The message then names the
+            place in the cache for a file that was fetched in another way.
     """
     path = os.fspath(path)
     file = _fetch(path) if "://" in path else path
     if os.path.isdir(file):
-        found = [name for name in _names(file) if name.endswith((".pth", ".pkl", ".safetensors"))]
+        found = [name for name in sorted(os.listdir(file)) if name.endswith((".pth", ".pkl", ".safetensors"))]
         hint = f"Name a file in it: {', '.join(found[:5])}" if found else "It has no .pth, .pkl or .safetensors file"
         raise CheckpointError(f"weights {path}: this is a folder. {hint}")
     if not os.path.isfile(file):
         folder, name = os.path.split(os.path.abspath(file))
-        hint = did_you_mean(name, _names(folder)) if os.path.isdir(folder) else f" There is no folder {folder} either."
+        missing = f" There is no folder {folder} either."
+        hint = did_you_mean(name, sorted(os.listdir(folder))) if os.path.isdir(folder) else missing
         raise CheckpointError(f"weights {path}: there is no such file.{hint}")
     return file
 
 
-def cached_file(address):
-    """Where Detectron2 keeps, and looks for, the file of an address. None for addresses that it keeps no files of."""
+def cached_file(address: str) -> str | None:
+    """Return the place of an address in Detectron2's cache; None for addresses that Detectron2 does not cache."""
     url = _url(address)
     if not url.startswith(("http://", "https://", "ftp://")):
         return None
@@ -48,7 +45,7 @@ def cached_file(address):
     return os.path.join(get_cache_dir(), folder, url.split("/")[-1])
 
 
-def _url(address):
+def _url(address: str) -> str:
     """The web address behind Detectron2's own ones."""
     if address.startswith(ModelCatalogHandler.PREFIX):
         address = ModelCatalog.get(address[len(ModelCatalogHandler.PREFIX) :])
@@ -57,7 +54,7 @@ def _url(address):
     return address
 
 
-def _fetch(address):
+def _fetch(address: str) -> str:
     try:
         cached = cached_file(address)
     except (KeyError, RuntimeError):
@@ -72,7 +69,3 @@ def _fetch(address):
                 "looks for it, or set MODEL.WEIGHTS to the path of the file"
             )
         raise CheckpointError(f"weights {address}: they cannot be fetched ({error}). {hint}") from error
-
-
-def _names(folder):
-    return sorted(os.listdir(folder))

@@ -56,6 +56,20 @@ def atomic_write_text(path: str | os.PathLike, text: str) -> None:
     atomic_write(path, lambda file: file.write(text.encode()))
 
 
+def remove_unfinished(folder: str | os.PathLike, *names: str) -> None:
+    """Remove what killed processes have left of files in a folder. Call only as the folder's single writer.
+
+    Args:
+        folder: the folder; it may be missing.
+        names: ends of the names of the files that were being written.
+    """
+    ends = tuple(name + UNFINISHED_SUFFIX for name in names)
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            if name.endswith(ends):
+                os.remove(os.path.join(folder, name))
+
+
 def identify_file(head: bytes) -> str | None:
     """What a file is whose first bytes are no data of ours.
 
@@ -66,7 +80,7 @@ def identify_file(head: bytes) -> str | None:
         A noun phrase and, where there is a remedy, a colon and the remedy; None for all other files.
     """
     if not head:
-        return "empty (0 bytes)"
+        return "an empty file (0 bytes)"
     if not head.strip(b"\0"):
         return "a file that begins with zeros: it was not written to its end"
     for beginning, kind in _OTHER_KINDS.items():

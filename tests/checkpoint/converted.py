@@ -22,18 +22,35 @@ def convert_file(folder, file, *options, pickled=False):
     Returns:
         The stem of what was written, and what was printed.
     """
-    source, stem = folder / ("source.pkl" if pickled else "source.pth"), folder / "converted"
+    return folder / "converted", run(*_command(folder, file, options, pickled))
+
+
+def convert_file_error(folder, file, *options, pickled=False):
+    """Save ``file`` and let its conversion fail; returns the error."""
+    return run_error(*_command(folder, file, options, pickled))
+
+
+def _command(folder, file, options, pickled):
+    source = folder / ("source.pkl" if pickled else "source.pth")
     if pickled:
         source.write_bytes(pickle.dumps(file))
     else:
         torch.save(file, source)
-    return stem, run("convert", str(source), str(stem), *options)
+    return ["convert", str(source), str(folder / "converted"), *options]
 
 
 def run(*arguments):
     """Run a command; returns what it printed."""
     with contextlib.redirect_stdout(io.StringIO()) as output:
-        main(list(arguments))
+        assert main(list(arguments)) in (None, 0)
+    return output.getvalue()
+
+
+def run_error(*arguments):
+    """Run a command that the user's input makes impossible; returns what it printed to standard error."""
+    with contextlib.redirect_stderr(io.StringIO()) as output:
+        assert main(list(arguments)) == 2
+    assert output.getvalue().startswith("error: ")
     return output.getvalue()
 
 

@@ -6,18 +6,16 @@ from torchvision.models._meta import _COCO_CATEGORIES
 from torchvision.models.detection import retinanet_resnet50_fpn
 
 from benchmarks import models
-from retina_plugin.checkpoint.converters.conversion import COCO_NAMES
+from retina_plugin.checkpoint.class_remap import COCO_NAMES
 
-from .converted import compare_detections, convert_file, load_converted, run, set_decidable_nms
+from .converted import compare_detections, convert_file, load_converted, run, run_error, set_decidable_nms
 from .test_convert_torchvision import NETWORK, SIZE, make_source, random_images
 
 
 def test_a_standard_detector_is_refused(tmp_path):
     torch.save({"model": {"head.cls_score.bias": torch.zeros(9)}}, tmp_path / "model_final.pth")
     (tmp_path / "config.yaml").write_text(models.plugin_config("cpu", models.SMALL).dump())
-    with pytest.raises(SystemExit) as error:
-        run("convert", str(tmp_path / "model_final.pth"), str(tmp_path / "out"), "--to", "torchvision")
-    message = str(error.value)
+    message = run_error("convert", str(tmp_path / "model_final.pth"), str(tmp_path / "out"), "--to", "torchvision")
     assert "torchvision's retinanet_resnet50_fpn cannot compute the same" in message
     for problem in (
         "MODEL.FPN.TOP_BLOCK_IN_FEATURE is res5 (torchvision: p5)",
@@ -54,7 +52,7 @@ def test_there_and_back_with_torchvision(tmp_path, labels):
     with_area = (expected["boxes"][:, 2:] > expected["boxes"][:, :2]).all(dim=1)
     boxes, scores, found_labels = (expected[key][with_area] for key in ("boxes", "scores", "labels"))
     found = ours([{"image": image}])[0]["instances"]
-    assert torch.load(f"{stem}.pth", weights_only=True)["class_names"] == COCO_NAMES
+    assert torch.load(f"{stem}.pth", weights_only=True)["class_names"] == list(COCO_NAMES)
     found_labels = torch.tensor([COCO_NAMES.index(_COCO_CATEGORIES[i]) for i in found_labels])
     print(f"to torchvision: {len(ours.state_dict())} weights -> {len(back)}")
     compare_detections("to torchvision R-50", found, boxes, scores, found_labels)

@@ -167,8 +167,8 @@ def pickled():
 
 # name of the file -> (content, what is said)
 BROKEN = {
-    "empty.pth": (lambda: b"", r"this file is empty \(0 bytes\)"),
-    "zeros.pth": (lambda: bytes(5000), "begins with zeros: it was not written to its end"),
+    "empty.pth": (lambda: b"", r"this is an empty file \(0 bytes\), not weights: get it again"),
+    "zeros.pth": (lambda: bytes(5000), "begins with zeros, not weights: it was not written to its end"),
     "half.pth": (lambda: saved()[: len(saved()) // 2], "this file is truncated: the end of its archive is missing"),
     "half_legacy.pth": (
         lambda: (b := torch_file({"model": weights()}, **LEGACY))[: len(b) - 40],
@@ -176,7 +176,10 @@ BROKEN = {
     ),
     "half.pkl": (lambda: (b := pickled())[: len(b) // 2], "this file is truncated"),
     "one_byte_missing.pkl": (lambda: pickled()[:-1], "this file is truncated"),
-    "login.pth": (lambda: b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "this is a web page, not weights"),
+    "login.pth": (
+        lambda: b"\n<!DOCTYPE html><html><body>Sign in</body></html>",
+        "this is a web page or XML, not weights: open the address in a browser",
+    ),
     "error.pkl": (lambda: b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "this is a web page"),
     "pointer.pth": (
         lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
@@ -184,8 +187,8 @@ BROKEN = {
     ),
     "retinanet.yaml": (lambda: b"MODEL:\n  WEIGHTS: ''\n", "this is a text file, not weights"),
     "comment.txt": (lambda: b"contents of\nthis file\n", "this is a text file, not weights"),
-    "model.pth.gz": (lambda: gzip.compress(saved()), "this is a gzip archive. Unpack it"),
-    "model.tar": (tar, "this is a tar archive. Unpack it"),
+    "model.pth.gz": (lambda: gzip.compress(saved()), "this is a gzip archive, not weights: unpack it"),
+    "model.tar": (tar, "this is a tar archive, not weights: unpack it"),
     "images.zip": (lambda: archive(a="b"), "this is a zip archive that torch.save did not write"),
     "scripted.pt": (torchscript, "this is a TorchScript program"),
     "model.h5": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(50), "this is an HDF5 file"),

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from retina_plugin.checkpoint import RetinaCheckpointer
-from retina_plugin.checkpoint.weights_only import remove_unfinished, to_weights_only
+from retina_plugin.checkpoint.weights_only import to_weights_only
 from retina_plugin.core import files as writing
 
 MOMENTS = (
@@ -84,7 +84,7 @@ def test_files_of_others_stay(tmp_path):
         (tmp_path / name).write_text("mine")
     for name in ("model_final.pth.unfinished", "last_checkpoint.unfinished"):
         (tmp_path / name).write_text("half")
-    remove_unfinished(tmp_path)
+    writing.remove_unfinished(tmp_path, ".pth", "last_checkpoint")
     assert sorted(os.listdir(tmp_path)) == [
         "last_checkpoint",
         "model.pth",

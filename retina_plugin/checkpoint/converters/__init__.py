@@ -1,9 +1,13 @@
 """Weights of other RetinaNets for this plugin's detector, and back: ``python -m retina_plugin convert``.
 
-A source is a module with ``recognizes(names)``, whether a file with these names of weights is one of its, and
-``convert(checkpoint, norm_eps=None)``, which returns a ``Conversion``. A target is a module with
-``export(checkpoint, cfg)``, which does as well. What is special about each stands in its docstring.
+A source is a module with ``recognizes(names)``, which tells whether weights with these names come from it, and
+``convert(checkpoint, norm_eps=None)``. A target is a module with ``export(checkpoint, cfg)``, given a checkpoint of
+this plugin and its configuration. Both return a ``Conversion`` and raise ``CheckpointError`` if the other detector
+cannot compute the same. ``norm_eps`` is what the backbone's norms add to the variance; None stands for what is usual in
+the source.
 """
+
+from collections.abc import Iterable
 
 from retina_plugin.checkpoint.converters import (
     detectron,
@@ -13,6 +17,7 @@ from retina_plugin.checkpoint.converters import (
     torchvision,
     torchvision_v2,
 )
+from retina_plugin.checkpoint.converters.conversion import Checkpoint, Conversion
 from retina_plugin.core.errors import CheckpointError
 
 SOURCES = {
@@ -24,41 +29,27 @@ SOURCES = {
 TARGETS = {"detectron2": to_detectron2, "torchvision": to_torchvision}
 
 
-def detect_source(names):
-    """The key of ``SOURCES`` that weights with these names come from.
+def detect_source(names: Iterable[str]) -> str:
+    """The key of ``SOURCES`` for weights with these names.
 
     Raises:
-        CheckpointError: none, or the weights have this plugin's names already.
+        CheckpointError: there is none, or the weights have this plugin's names already.
     """
-    names = set(names)
+    known = set(names)
     for source, module in SOURCES.items():
-        if module.recognizes(names):
+        if module.recognizes(known):
             return source
-    if "head.cls_score.weight" in names:
+    if "head.cls_score.weight" in known:
         raise CheckpointError(
             "the weights already have this plugin's names, those of Detectron2: set MODEL.WEIGHTS to them as they are"
         )
-    examples = ", ".join(sorted(names)[:3])
+    examples = ", ".join(sorted(known)[:3])
     raise CheckpointError(
         f"these are no weights of a RetinaNet of {', '.join(SOURCES)}: their names are {examples}, ... "
         "Name the source with --from if you know better"
     )
 
 
-def convert(checkpoint, source=None, norm_eps=None):
-    """Convert a checkpoint for ``FocalRetinaNet``.
-
-    Args:
-        checkpoint: dict with ``model``: name -> tensor or array, as ``read_checkpoint`` returns it.
-        source: a key of ``SOURCES``; None to detect it.
-        norm_eps: what the backbone's norms add to the variance; None for what is usual for the source.
-
-    Returns:
-        ``Conversion``.
-
-    Raises:
-        CheckpointError: the weights are no RetinaNet that this detector can be.
-    """
-    if source is None:
-        source = detect_source(checkpoint["model"])
-    return SOURCES[source].convert(checkpoint, norm_eps=norm_eps)
+def convert(checkpoint: Checkpoint, source: str | None = None, norm_eps: float | None = None) -> Conversion:
+    """Convert a checkpoint for ``FocalRetinaNet``; a ``source`` of None is detected from the names of the weights."""
+    return SOURCES[source or detect_source(checkpoint["model"])].convert(checkpoint, norm_eps=norm_eps)

@@ -2,11 +2,11 @@
 
 import re
 
-from retina_plugin.checkpoint.converters.conversion import num_classes
+from retina_plugin.checkpoint.converters.conversion import Config, Weights, num_classes
 from retina_plugin.core.errors import CheckpointError
 
 # Blocks of res2..res5, and whether they are bottlenecks.
-_DEPTHS = {
+_DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
     ((2, 2, 2, 2), False): 18,
     ((3, 4, 6, 3), False): 34,
     ((3, 4, 6, 3), True): 50,
@@ -16,12 +16,8 @@ _DEPTHS = {
 _RES2 = "backbone.bottom_up.res2.0"
 
 
-def torchvision_resnet(prefix):
-    """Renames of a ResNet with torchvision's names, which mmdetection has, too.
-
-    Args:
-        prefix: what the names start with.
-    """
+def torchvision_resnet(prefix: str) -> list[tuple[str, str]]:
+    """Renames of a ResNet with torchvision's names behind a prefix; mmdetection uses the same names."""
     prefix = re.escape(prefix)
     return [
         (rf"^{prefix}conv1\.", "backbone.bottom_up.stem.conv1."),
@@ -33,17 +29,11 @@ def torchvision_resnet(prefix):
     ]
 
 
-def network_config(model):
+def network_config(model: Weights) -> Config:
     """The keys of ``MODEL`` that the shapes of weights decide.
 
-    Args:
-        model: name -> tensor, in this plugin's names.
-
-    Returns:
-        nested dict.
-
     Raises:
-        CheckpointError: they are no RetinaNet with P3 to P7 on a ResNet or ResNeXt.
+        CheckpointError: the weights are not those of a RetinaNet with P3 to P7 on a ResNet or ResNeXt.
     """
     try:
         return _network_config(model)
@@ -53,12 +43,12 @@ def network_config(model):
         ) from None
 
 
-def _network_config(model):
+def _network_config(model: Weights) -> Config:
     blocks = tuple(_count(model, rf"backbone\.bottom_up\.res{stage}\.\d+\.conv1\.weight") for stage in range(2, 6))
     bottleneck = f"{_RES2}.conv3.weight" in model
     if (blocks, bottleneck) not in _DEPTHS:
         raise CheckpointError(f"no ResNet that Detectron2 builds has {blocks} blocks in its four stages")
-    resnets = {"DEPTH": _DEPTHS[blocks, bottleneck]}
+    resnets: Config = {"DEPTH": _DEPTHS[blocks, bottleneck]}
     if bottleneck:
         width, width_per_group = model[f"{_RES2}.conv2.weight"].shape[:2]
         resnets |= {"NUM_GROUPS": width // width_per_group, "WIDTH_PER_GROUP": width_per_group}
@@ -78,5 +68,5 @@ def _network_config(model):
     }
 
 
-def _count(model, pattern, dims=4):
+def _count(model: Weights, pattern: str, dims: int = 4) -> int:
     return sum(value.dim() == dims for name, value in model.items() if re.fullmatch(pattern, name))

@@ -4,16 +4,22 @@ A anchors a cell, K classes.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from torch import Tensor
 
 from retina_plugin.core.errors import CheckpointError
 
+Checkpoint = Mapping[str, Any]  # with "model": name -> tensor or array, as read_checkpoint returns it
+Weights = dict[str, Tensor]
+Config = dict[str, Any]  # nested, by key
+
 # Those of the data set, by their ids of 1 to 90, which leave some out.
 COCO_IDS = [category["id"] for category in COCO_CATEGORIES if category["isthing"]]
-COCO_NAMES = [category["name"] for category in COCO_CATEGORIES if category["isthing"]]
 
 # The statistics that torchvision's ImageNet backbones were trained with, on images of 0..255 here.
 RGB_INPUT = {
@@ -28,31 +34,29 @@ FROZEN_BN_EPS = 1e-5  # Detectron2's, without a key
 
 @dataclass
 class Conversion:
-    """Weights for ``FocalRetinaNet``, and what belongs to them.
+    """Converted weights, and what belongs to them.
 
     Attributes:
-        model: name -> tensor, all that the detector has, but for the loss normalizer.
-        config: nested dict of keys, to be merged over Base-RetinaNet.yaml.
-        class_names: K names, or None where they are not known.
+        model: all weights of the detector except the loss normalizer's.
+        config: keys to be merged over Base-RetinaNet.yaml.
+        class_names: K names; None if unknown.
         notes: sentences for the user: what was assumed, and what differs from the source.
     """
 
-    model: dict
-    config: dict
-    class_names: list | None = None
-    notes: list = field(default_factory=list)
+    model: Weights
+    config: Config
+    class_names: list[str] | None = None
+    notes: list[str] = field(default_factory=list)
 
 
-def rename(weights, table):
+def rename(weights: Mapping[str, Any], table: Sequence[tuple[str, str]]) -> Weights:
     """Apply a table of (pattern, replacement) in turn to every name.
-
-    Returns:
-        dict of new name -> tensor.
 
     Raises:
         CheckpointError: two names become one.
     """
-    renamed, origin = {}, {}
+    renamed: dict[str, Tensor] = {}
+    origin: dict[str, str] = {}
     for name, value in weights.items():
         new = name
         for pattern, replacement in table:
@@ -63,7 +67,7 @@ def rename(weights, table):
     return renamed
 
 
-def select_anchors(model, order):
+def select_anchors(model: Weights, order: Sequence[int]) -> None:
     """Reorder the anchors of a cell (in place): ours[a] is theirs[order[a]].
 
     Raises:
@@ -80,22 +84,22 @@ def select_anchors(model, order):
         model[f"head.{name}"] = value.unflatten(0, (count, -1))[order].flatten(0, 1)
 
 
-def select_classes(model, rows):
+def select_classes(model: Weights, rows: Sequence[int]) -> None:
     """Keep the classes with the given indices, in this order (in place)."""
     count = _num_anchors(model)
     for name in ("head.cls_score.weight", "head.cls_score.bias"):
         model[name] = model[name].unflatten(0, (count, -1))[:, rows].flatten(0, 1)
 
 
-def num_classes(model):
-    """K."""
+def num_classes(model: Weights) -> int:
+    """K, by the number of outputs."""
     outputs, count = len(model["head.cls_score.bias"]), _num_anchors(model)
     if outputs % count:
         raise CheckpointError(f"{outputs} logits a cell are no multiple of its {count} anchors")
     return outputs // count
 
 
-def set_norm_eps(model, eps):
+def set_norm_eps(model: Weights, eps: float) -> None:
     """Let frozen norms that add ``eps`` to the variance compute the same with Detectron2's 1e-5 (in place).
 
     The scale is corrected, in float64: scale / sqrt(variance + eps) stays what it was.
@@ -109,18 +113,18 @@ def set_norm_eps(model, eps):
             model[scale] = (model[scale].double() * factor).to(model[scale].dtype)
 
 
-def merged(*configs):
-    """Nested dicts in one; of a key, the last value holds."""
-    result = {}
+def merged(*configs: Config) -> Config:
+    """Merge nested dicts; the last value of a key holds."""
+    result: dict[str, Any] = {}
     for config in configs:
         for key, value in config.items():
             result[key] = merged(result.get(key, {}), value) if isinstance(value, dict) else value
     return result
 
 
-def nested(keys):
+def nested(keys: Mapping[str, Any]) -> Config:
     """{"A.B": value} as {"A": {"B": value}}, with lists in place of tuples, as YAML has them."""
-    result = {}
+    result: dict[str, Any] = {}
     for key, value in keys.items():
         *sections, name = key.split(".")
         node = result
@@ -130,14 +134,14 @@ def nested(keys):
     return result
 
 
-def without_loss_normalizer(model):
-    """The weights of a detector of this plugin without what only its training needs."""
+def without_loss_normalizer(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights of this plugin's detector without those that only its training needs."""
     return {name: value for name, value in model.items() if not name.startswith("loss_normalizer.")}
 
 
-def _as_lists(value):
+def _as_lists(value: Any) -> Any:
     return [_as_lists(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def _num_anchors(model):
+def _num_anchors(model: Weights) -> int:
     return len(model["head.bbox_pred.bias"]) // 4

@@ -8,13 +8,15 @@ missing here; and of a box beyond the border it keeps the last pixel.
 """
 
 import re
+from collections.abc import Collection
 
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 
+from retina_plugin.checkpoint.class_remap import COCO_NAMES
 from retina_plugin.checkpoint.converters.architecture import network_config
 from retina_plugin.checkpoint.converters.conversion import (
-    COCO_NAMES,
     FROZEN_BN_EPS,
+    Checkpoint,
     Conversion,
     merged,
     num_classes,
@@ -61,22 +63,12 @@ _CONFIG = {
 }
 
 
-def recognizes(names):
+def recognizes(names: Collection[str]) -> bool:
     return "retnet_cls_pred_fpn3_w" in names
 
 
-def convert(checkpoint, norm_eps=None):
-    """
-    Args:
-        checkpoint: dict with ``model``, the blobs of Detectron.
-        norm_eps: must be None: its norms are merged into a scale and a shift.
-
-    Returns:
-        ``Conversion``.
-
-    Raises:
-        CheckpointError: the weights are no RetinaNet that this detector can be.
-    """
+def convert(checkpoint: Checkpoint, norm_eps: float | None = None) -> Conversion:
+    """Convert a checkpoint; ``norm_eps`` must be None, as Detectron's norms are merged into a scale and a shift."""
     if norm_eps is not None:
         raise CheckpointError("Detectron's norms are a scale and a shift: nothing is added to a variance (--norm-eps)")
     # A file may also hold the momenta, and layers of the ImageNet weights that nobody used.

@@ -4,12 +4,15 @@ P7 is made from P6 without a ReLU between. Where mmdetection keeps a box from be
 than a factor of 62.5, this detector does not: such a box differs by less than 1/62.5 of its anchor's sides.
 """
 
+from collections.abc import Collection
+
+from retina_plugin.checkpoint.class_remap import COCO_NAMES
 from retina_plugin.checkpoint.converters.architecture import network_config, torchvision_resnet
 from retina_plugin.checkpoint.converters.conversion import (
-    COCO_NAMES,
     FROZEN_BN_EPS,
     RATIO_MAJOR,
     RGB_INPUT,
+    Checkpoint,
     Conversion,
     merged,
     num_classes,
@@ -54,22 +57,12 @@ _CAFFE_STYLE = {
 }
 
 
-def recognizes(names):
+def recognizes(names: Collection[str]) -> bool:
     return "bbox_head.retina_cls.weight" in names
 
 
-def convert(checkpoint, norm_eps=None):
-    """
-    Args:
-        checkpoint: dict with ``model``, and ``meta`` where mmdetection wrote it: the configuration and the classes.
-        norm_eps: what the backbone's norms add to the variance; None for 1e-5, its default.
-
-    Returns:
-        ``Conversion``.
-
-    Raises:
-        CheckpointError: the weights are no RetinaNet that this detector can be.
-    """
+def convert(checkpoint: Checkpoint, norm_eps: float | None = None) -> Conversion:
+    """Convert a checkpoint, by its ``meta`` if mmdetection wrote one; ``norm_eps`` None is 1e-5, its default."""
     model = rename(
         {name: value for name, value in checkpoint["model"].items() if not name.endswith(".num_batches_tracked")},
         _RENAMES,

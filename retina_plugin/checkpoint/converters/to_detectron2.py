@@ -3,9 +3,9 @@
 Exact, or refused: a detector that uses what Detectron2's own does not have cannot become one.
 """
 
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 
-from retina_plugin.checkpoint.converters.conversion import Conversion, nested, without_loss_normalizer
+from retina_plugin.checkpoint.converters.conversion import Checkpoint, Conversion, nested, without_loss_normalizer
 from retina_plugin.config import add_retina_config, flatten
 from retina_plugin.core.errors import CheckpointError
 
@@ -20,18 +20,8 @@ _ITS_OWN = {
 _BACKBONES = ("build_p3p7_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone")
 
 
-def export(checkpoint, cfg):
-    """
-    Args:
-        checkpoint: dict with ``model``, in this plugin's names.
-        cfg: the configuration of these weights.
-
-    Returns:
-        ``Conversion``, with all keys that differ from Detectron2's defaults.
-
-    Raises:
-        CheckpointError: Detectron2's RetinaNet would compute something else.
-    """
+def export(checkpoint: Checkpoint, cfg: CfgNode) -> Conversion:
+    """Export a checkpoint, with the keys of its configuration that differ from Detectron2's defaults."""
     values = dict(flatten(cfg))
     problems = [f"{key} is {values[key]}" for key, needed in _ITS_OWN.items() if values[key] != needed]
     if cfg.MODEL.META_ARCHITECTURE != "FocalRetinaNet" or cfg.MODEL.BACKBONE.NAME not in _BACKBONES:

@@ -5,13 +5,15 @@ that converted torchvision weights have can become one: those weights, trained f
 """
 
 import torch
+from detectron2.config import CfgNode
 from torchvision.models.detection import retinanet_resnet50_fpn
 
+from retina_plugin.checkpoint.class_remap import COCO_NAMES
 from retina_plugin.checkpoint.converters import torchvision
 from retina_plugin.checkpoint.converters.conversion import (
     COCO_IDS,
-    COCO_NAMES,
     RATIO_MAJOR,
+    Checkpoint,
     Conversion,
     merged,
     num_classes,
@@ -45,18 +47,10 @@ _NEEDED = merged(
 _NEVER = -100.0  # a logit whose score is 0 in float32
 
 
-def export(checkpoint, cfg):
-    """
-    Args:
-        checkpoint: dict with ``model``, in this plugin's names.
-        cfg: the configuration of these weights.
+def export(checkpoint: Checkpoint, cfg: CfgNode) -> Conversion:
+    """Export a checkpoint under torchvision's names, without a configuration.
 
-    Returns:
-        ``Conversion`` with torchvision's names, and without a configuration. The 80 classes of COCO, if the file names
-        them, become 91, as torchvision's; any others become the labels 0..K-1.
-
-    Raises:
-        CheckpointError: torchvision's RetinaNet would compute something else.
+    If the file names the 80 classes of COCO, they become the 91 of torchvision; other classes get the labels 0..K-1.
     """
     values = dict(flatten(cfg))
     problems = [
@@ -69,7 +63,7 @@ def export(checkpoint, cfg):
     model = {name: torch.as_tensor(value) for name, value in without_loss_normalizer(checkpoint["model"]).items()}
     select_anchors(model, [RATIO_MAJOR.index(a) for a in range(len(RATIO_MAJOR))])
     class_names = checkpoint.get("class_names")
-    if list(class_names or []) == COCO_NAMES:
+    if tuple(class_names or ()) == COCO_NAMES:
         _spread_over_ids(model)
     labels = num_classes(model)
     names = _names(labels)

@@ -6,13 +6,19 @@ Detectron2's data set. Of another number of outputs all are kept: class i is tor
 file does not say whether label 0 was used.
 """
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from retina_plugin.checkpoint.class_remap import COCO_NAMES
 from retina_plugin.checkpoint.converters.architecture import network_config, torchvision_resnet
 from retina_plugin.checkpoint.converters.conversion import (
     COCO_IDS,
-    COCO_NAMES,
     RATIO_MAJOR,
     RGB_INPUT,
+    Checkpoint,
+    Config,
     Conversion,
+    Weights,
     merged,
     num_classes,
     rename,
@@ -64,27 +70,16 @@ CONFIG = merged(
 )
 
 
-def recognizes(names):
+def recognizes(names: Collection[str]) -> bool:
     return "head.classification_head.cls_logits.weight" in names and not has_norms_in_towers(names)
 
 
-def has_norms_in_towers(names):
+def has_norms_in_towers(names: Collection[str]) -> bool:
     return "head.classification_head.conv.0.1.weight" in names
 
 
-def convert(checkpoint, norm_eps=None):
-    """
-    Args:
-        checkpoint: dict with ``model``, as ``read_checkpoint`` returns it.
-        norm_eps: what the backbone's norms add to the variance; None for 0 where they are frozen, as with
-            torchvision's published weights, and 1e-5 where they are not.
-
-    Returns:
-        ``Conversion``.
-
-    Raises:
-        CheckpointError: the weights are no RetinaNet that this detector can be.
-    """
+def convert(checkpoint: Checkpoint, norm_eps: float | None = None) -> Conversion:
+    """Convert a checkpoint; ``norm_eps`` None is 0 for frozen norms, as in the published weights, and else 1e-5."""
     weights, notes = checkpoint["model"], []
     if norm_eps is None:
         norm_eps = 1e-5 if has_batch_norms(weights) else 0.0
@@ -96,8 +91,10 @@ def convert(checkpoint, norm_eps=None):
     return convert_renamed(rename(without_counters(weights), ALL_RENAMES), norm_eps, notes)
 
 
-def convert_renamed(model, norm_eps, notes, extra_config=None):
-    """The rest of a conversion, once the names are ours: norms, anchors, classes, configuration."""
+def convert_renamed(
+    model: Weights, norm_eps: float, notes: list[str], extra_config: Config | None = None
+) -> Conversion:
+    """Do the rest of a conversion, once the names are ours: norms, anchors, classes, configuration."""
     network_config(model)  # whether it is a RetinaNet, before anything in it is touched
     set_norm_eps(model, norm_eps)
     select_anchors(model, RATIO_MAJOR)
@@ -112,9 +109,9 @@ def convert_renamed(model, norm_eps, notes, extra_config=None):
     return Conversion(model, merged(network_config(model), CONFIG, extra_config or {}), class_names, notes)
 
 
-def has_batch_norms(weights):
+def has_batch_norms(weights: Collection[str]) -> bool:
     return any(name.endswith(".num_batches_tracked") for name in weights)
 
 
-def without_counters(weights):
+def without_counters(weights: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in weights.items() if not name.endswith(".num_batches_tracked")}

@@ -4,8 +4,10 @@ Its convolutions before a group norm have no bias, which ours get as 0. The back
 here: in inference they compute the same.
 """
 
+from collections.abc import Collection
+
 from retina_plugin.checkpoint.converters import torchvision
-from retina_plugin.checkpoint.converters.conversion import rename
+from retina_plugin.checkpoint.converters.conversion import Checkpoint, Conversion, rename
 
 _TOWERS = [
     # The convolution and the norm of layer i.
@@ -17,11 +19,11 @@ _TOWERS = [
 _CONFIG = {"MODEL": {"RETINANET": {"BBOX_REG_LOSS_TYPE": "giou"}}}
 
 
-def recognizes(names):
+def recognizes(names: Collection[str]) -> bool:
     return torchvision.has_norms_in_towers(names)
 
 
-def convert(checkpoint, norm_eps=None):
+def convert(checkpoint: Checkpoint, norm_eps: float | None = None) -> Conversion:
     """See :func:`retina_plugin.checkpoint.converters.torchvision.convert`; ``norm_eps`` None is 1e-5."""
     weights = checkpoint["model"]
     model = rename(torchvision.without_counters(weights), [*torchvision.RENAMES, *_TOWERS])

@@ -1,0 +1,165 @@
+"""Converts files of weights. Weights and configuration are checked against each other before either is written."""
+
+import os
+import textwrap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from retina_plugin.checkpoint import CheckpointError, read_checkpoint
+from retina_plugin.checkpoint.converters import TARGETS, convert, detect_source
+from retina_plugin.checkpoint.converters.conversion import Config, Conversion, Weights, merged
+from retina_plugin.config import get_cfg, read_config
+from retina_plugin.model_zoo import get_config_file
+
+_AUTHOR = "retina_plugin"
+
+
+def convert_file(
+    src: Path, dst: Path, source: str | None = None, *, norm_eps: float | None = None, allow_pickle: bool = False
+) -> str:
+    """Convert weights of another framework, and write ``DST.pth`` and ``DST.yaml``.
+
+    Args:
+        src: file of weights.
+        dst: path without suffix, or with that of the weights.
+        source: a key of ``SOURCES``; None to detect it.
+        norm_eps: see :mod:`retina_plugin.checkpoint.converters`.
+        allow_pickle: see :func:`read_checkpoint`.
+
+    Returns:
+        Lines for the user: what was converted, and what differs from the source.
+
+    Raises:
+        CheckpointError: the weights cannot be converted, or one of the files exists. Nothing is written.
+    """
+    weights_path, config_path = _destination(dst)
+    checkpoint = read_checkpoint(src, allow_pickle=allow_pickle)
+    try:
+        source = source or detect_source(checkpoint["model"])
+        conversion = convert(checkpoint, source, norm_eps)
+        base = yaml.safe_load(Path(get_config_file("Base-RetinaNet")).read_text())
+        config = merged(base, conversion.config)
+        _write(src, source, conversion, config, weights_path, config_path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{src}: {error}") from error.__cause__
+    numbers = f"{len(checkpoint['model'])} weights of {source} became {len(conversion.model)} of FocalRetinaNet."
+    return "\n".join([str(config_path.resolve()), numbers, *(f"- {note}" for note in conversion.notes)])
+
+
+def export_file(
+    src: Path,
+    dst: Path,
+    target: str,
+    *,
+    config_file: Path | None = None,
+    imports: Iterable[str] = (),
+    allow_pickle: bool = False,
+) -> str:
+    """Convert weights of this plugin for another framework, and write ``DST.pth`` and, if it needs one, ``DST.yaml``.
+
+    Args:
+        src, dst, allow_pickle: see :func:`convert_file`.
+        target: a key of ``TARGETS``.
+        config_file: the configuration of ``src``; None for its name with ``.yaml``, or ``config.yaml`` beside it.
+        imports: modules of projects, as of ``--import``.
+
+    Returns:
+        Lines for the user.
+
+    Raises:
+        CheckpointError: the other framework cannot compute the same, or one of the files exists. Nothing is written.
+    """
+    weights_path, config_path = _destination(dst)
+    checkpoint = read_checkpoint(src, allow_pickle=allow_pickle)
+    lines = []
+    try:
+        conversion = TARGETS[target].export(
+            checkpoint, read_config(str(config_file or _config_beside(src)), (), imports)
+        )
+        if conversion.config:
+            _write(src, "retina_plugin", conversion, conversion.config, weights_path, config_path)
+            lines.append(str(config_path.resolve()))
+        else:  # torchvision's files are nothing but weights
+            _write_all({weights_path: conversion.model})
+    except CheckpointError as error:
+        raise CheckpointError(f"{src}: {error}") from error.__cause__
+    lines.append(f"{len(checkpoint['model'])} weights became {len(conversion.model)} of {target}.")
+    return "\n".join([*lines, *(f"- {note}" for note in conversion.notes)])
+
+
+def _destination(dst: Path) -> tuple[Path, Path]:
+    stem = str(dst).removesuffix(".pth")
+    paths = Path(f"{stem}.pth"), Path(f"{stem}.yaml")
+    for path in paths:
+        if path.exists():
+            raise CheckpointError(f"{path} exists; name another destination, or remove it")
+    return paths
+
+
+def _config_beside(src: Path) -> Path:
+    candidates = [src.with_suffix(".yaml"), src.with_name("config.yaml")]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise CheckpointError(
+        f"--to needs the configuration of the weights, and there is neither {candidates[0]} nor {candidates[1]}: name "
+        "it with --config-file"
+    )
+
+
+def _write(
+    src: Path, source: str, conversion: Conversion, config: Config, weights_path: Path, config_path: Path
+) -> None:
+    config = merged(config, {"MODEL": {"WEIGHTS": str(weights_path.resolve())}})
+    _check_fits(config, conversion.model)
+    weights: dict[str, Any] = {"model": conversion.model, "__author__": _AUTHOR}
+    if conversion.class_names is not None:
+        weights["class_names"] = list(conversion.class_names)
+    comments = [f"Converted from {src.name} ({source}) by python -m retina_plugin convert.", *conversion.notes]
+    lines = [f"# {line}\n" for comment in comments for line in textwrap.wrap(comment, 115)]
+    text = yaml.safe_dump(config, default_flow_style=None, sort_keys=False, width=120)
+    _write_all({weights_path: weights, config_path: "".join(lines) + text})
+
+
+def _check_fits(config: Config, model: Weights) -> None:
+    """Check that weights are exactly those of the detector that a configuration builds."""
+    cfg = get_cfg()
+    cfg.merge_from_other_cfg(CfgNode(config))
+    with torch.device("meta"):  # no memory, no time
+        built = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).state_dict()
+    shapes = {name: tuple(value.shape) for name, value in built.items() if name != "loss_normalizer.ema"}
+    problems = [f"{name} is missing" for name in sorted(shapes.keys() - model.keys())]
+    problems += [f"{name} belongs to no part of the detector" for name in sorted(model.keys() - shapes.keys())]
+    problems += [
+        f"{name} has the shape {tuple(value.shape)} instead of {shapes[name]}"
+        for name, value in sorted(model.items())
+        if name in shapes and tuple(value.shape) != shapes[name]
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise CheckpointError(
+            f"the weights do not fit {cfg.MODEL.META_ARCHITECTURE} with their shapes: {'; '.join(problems[:5])}{more}"
+        )
+
+
+def _write_all(contents: Mapping[Path, Any]) -> None:
+    """Write all files, text or what ``torch.save`` takes, or none: each is finished before the first gets its name."""
+    unfinished = {path: path.with_name(f"{path.name}.part") for path in contents}
+    try:
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, str):
+                unfinished[path].write_text(content)
+            else:
+                torch.save(content, unfinished[path])
+        for path, part in unfinished.items():
+            os.replace(part, path)
+    finally:
+        for part in unfinished.values():
+            part.unlink(missing_ok=True)

@@ -78,10 +78,9 @@ class ResumableTrainLoader:
         num_workers: int,
         max_unreadable: int = -1,
     ):
-        """
+        """Set up the stream of map-style dataset ``images``, in the order of one of Detectron2's training samplers.
+
         Args:
-            images, mapper: see :class:`SkipUnreadableDataset`.
-            sampler: one of Detectron2's training samplers.
             images_per_step: of all processes together.
             group_by_aspect_ratio: whether all images of a batch are wider than high, or none is.
             num_workers: reading processes of each training process; 0 to read in the training process.

@@ -40,7 +40,6 @@ class SkipUnreadableDataset(Dataset):
             images: map-style dataset of Detectron2's dataset dicts.
             mapper: makes a training example of a dataset dict, or None to skip the image.
             groups: arrays of indices; the images of one array may replace each other.
-            seed: of the stream.
         """
         self._images = images
         self._mapper = PicklableWrapper(mapper)
@@ -83,11 +82,7 @@ class UnreadableImages:
     """
 
     def __init__(self, limit: int):
-        """
-        Args:
-            limit: how many different images may be unreadable.
-        """
-        self.limit = limit
+        self.limit = limit  # of different images
         self._reasons: dict[str, str] = {}
         self._next_summary = 2 * LOGGED_IMAGES
         self._logger = logging.getLogger(__name__)

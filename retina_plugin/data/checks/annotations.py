@@ -46,8 +46,7 @@ NO_AREA = error_kind("""area-missing: COCO's evaluation on this set stops with a
 BAD_AREA = error_kind("""area-invalid: COCO's evaluation tells small, medium and large objects by it: it stops, or
     leaves the object out of all three. Write a positive number of pixels. --fix writes width times height.""")
 OTHER_AREA = warning_kind("""area-inconsistent: The box cannot have this area: AP of small, medium and large objects
-    takes the object for one of another size. Write the area of the object in pixels. --fix writes width times
-    height.""")
+    counts the object as one of another size. Write the object's area in pixels. --fix writes width times height.""")
 
 
 @repairs(NO_AREA, BAD_AREA, OTHER_AREA)
@@ -58,8 +57,8 @@ def _write_area(editor: Editor, finding: Finding) -> str:
 
 
 BAD_MASK = error_kind("""segmentation-malformed: Loading stops, although RetinaNet reads no masks. A segmentation is a
-    list of polygons [[x0, y0, x1, y1, ...]], or RLE with counts and size. --fix wraps a single polygon into a list and
-    removes any other.""")
+    list of polygons [[x0, y0, x1, y1, ...]], or RLE with counts and size. --fix wraps a polygon into a list and removes
+    the rest.""")
 NO_MASK = warning_kind("""segmentation-degenerate: No polygon has three points: Detectron2 drops the annotation when it
     loads the set, with its box. Remove the segmentation. --fix does, and keeps the box.""")
 

@@ -29,7 +29,7 @@ def _convert_boxes(editor: Editor, finding: Finding) -> str:
 
 
 AS_FRACTIONS = error_kind("""boxes-fractions: The boxes are read as pixels: all are smaller than one, and none is ever
-    found. Multiply by width and height of the image, after finding out whether x and y are a corner or the center
+    found. Multiply by the image's width and height, once you know whether x and y are a corner or the center
     (YOLO).""")
 
 # Half of random XYWH boxes have a width below x or a height below y: with ten boxes, no such box is not chance.
@@ -68,8 +68,7 @@ ZERO = error_kind("""box-zero: Training silently drops the box, and evaluation c
 NEGATIVE = error_kind("""box-negative: Training takes the box that ends where this one starts; evaluation takes none.
     Correct or remove it. --fix drops the annotation.""")
 OUTSIDE = error_kind("""box-outside: The box lies outside the image: training drops it, and evaluation counts an object
-    that cannot be found. Compare the image's width and height with what the box was drawn on. --fix drops the
-    annotation.""")
+    that cannot be found. Compare the image's size with what the box was drawn on. --fix drops the annotation.""")
 PARTLY_OUTSIDE = warning_kind("""box-partly-outside: Training cuts the box at the border, evaluation does not: the best
     detection has a lower IoU. Cut the boxes at the border. --fix does.""")
 
@@ -84,8 +83,8 @@ def _cut_at_border(editor: Editor, finding: Finding) -> str:
     return "box cut at the border"
 
 
-SLIVER = warning_kind("""box-sliver: A box of a single row or column of pixels hardly overlaps any anchor. Mostly a slip
-    of the mouse: remove it.""")
+SLIVER = warning_kind("""box-sliver: A box of one row or column of pixels hardly overlaps any anchor. Mostly a slip:
+    remove it.""")
 DUPLICATE = warning_kind("""box-duplicate: The same box of the same class again: no anchor is left for it, and
     evaluation counts an object that is missed. Remove all but one. --fix does.""")
 repairs(NOT_FINITE, ZERO, NEGATIVE, OUTSIDE, DUPLICATE)(drop_annotation)

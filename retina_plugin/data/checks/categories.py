@@ -26,8 +26,8 @@ FEW_BOXES = warning_kind("""category-rare: A detector learns little from so few 
     images more often (DATALOADER.SAMPLER_TRAIN RepeatFactorTrainingSampler).""")
 BACKGROUND = warning_kind("""category-background: RetinaNet has no background class: one more class is trained and
     evaluated. Remove it, with its annotations: background is where no box is.""")
-MAPPED = note_kind("""category-ids-mapped: The ids are not 1..K: Detectron2 maps them, in their order, to labels 0..K-1
-    and back. There is nothing to do.""")
+MAPPED = note_kind("""category-ids-mapped: The ids are not 1..K: Detectron2 maps them, in order, to labels 0..K-1.
+    Nothing to do.""")
 REGISTERED = error_kind("""category-registration: Loading stops with an AssertionError, or names and labels are mixed
     up. Register the data set without thing_classes and ids, or with those of the file in the order of their ids.""")
 CLASS_COUNT = error_kind("""category-count: The model has other classes than the data: training stops, or trains classes

@@ -12,10 +12,9 @@ from retina_plugin.data.checks.repair import Editor, repairs
 
 FILE_MISSING = error_kind("json-missing: There is nothing to train on. Correct the path, or put the file there.")
 NOT_JSON = error_kind("json-invalid: Detectron2 cannot load it. Write the file again with a JSON library.")
-TRUNCATED = error_kind("""json-truncated: Detectron2 cannot load it. Copy, download or export it again: its end is
-    missing.""")
-BOM = error_kind("""json-bom: pycocotools cannot load it: it begins with a byte-order mark. Save it as UTF-8 without
-    one. --fix does.""")
+TRUNCATED = error_kind("""json-truncated: Detectron2 cannot load it: its end is missing. Copy, download or export it
+    again.""")
+BOM = error_kind("json-bom: pycocotools cannot load it: it begins with a byte-order mark. Save it without. --fix does.")
 
 
 @repairs(BOM)
@@ -23,8 +22,8 @@ def _write_without_mark(editor: Editor, finding: Finding) -> str:
     return "written without"
 
 
-NAN = warning_kind("""json-nan: NaN and Infinity are not JSON: Python reads them, other programs refuse the file. Write
-    null, or leave the entry out.""")
+NAN = warning_kind("""json-nan: NaN and Infinity are not JSON: programs other than Python refuse the file. Write null,
+    or leave the entry out.""")
 NOT_COCO = error_kind("""json-not-coco: Detectron2 cannot load it. A COCO file is an object with the lists images,
     annotations and categories.""")
 

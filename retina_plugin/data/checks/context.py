@@ -14,23 +14,14 @@ from retina_plugin.data.checks.image_files import ImageFiles
 
 @dataclass
 class DataSet:
-    """A data set in the form of a COCO file.
+    """A data set in the form of a COCO file."""
 
-    Attributes:
-        name: in reports.
-        coco: with the lists ``images``, ``annotations`` and ``categories``, as in the file.
-        image_root: folder of relative file names; None if they are complete.
-        json_file: COCO file of the data set; None if it is made of dicts.
-        classes: registered names in the order of labels; None if there are none.
-        labels: registered labels 0..K-1 by category id; None if there are none.
-    """
-
-    name: str
-    coco: dict[str, Any]
-    image_root: str | None = None
-    json_file: str | None = None
-    classes: Sequence[str] | None = None
-    labels: Mapping[Any, int] | None = None
+    name: str  # in reports
+    coco: dict[str, Any]  # with the lists images, annotations and categories, as in the file
+    image_root: str | None = None  # folder of relative file names; None if they are complete
+    json_file: str | None = None  # None if the data set is made of dicts
+    classes: Sequence[str] | None = None  # registered names, in the order of labels
+    labels: Mapping[Any, int] | None = None  # registered labels 0..K-1, by category id
     _listings: dict[str, list[str]] = field(default_factory=dict, repr=False)
 
     def path(self, image: Entry) -> str:
@@ -50,24 +41,15 @@ class DataSet:
 
 @dataclass
 class Context:
-    """A data set under check. A check adds to ``found``, and leaves in ``entries`` and ``table`` what the next can use.
+    """A data set under check. A check adds to ``found``, and leaves in ``entries`` and ``table`` what others use."""
 
-    Attributes:
-        data: is not changed.
-        cfg: a configuration with the plugin's keys.
-        files: reads the images; None to leave the files alone.
-        num_classes: K of the model; None if it is not known.
-        entries: those with all fields and, after ``check_ids``, with an image and a category.
-        table: annotations as columns, from ``check_box_format`` on.
-    """
-
-    data: DataSet
-    cfg: CfgNode
+    data: DataSet  # is not changed
+    cfg: CfgNode  # with the plugin's keys
     found: Findings
-    files: ImageFiles | None = None
-    num_classes: int | None = None
-    entries: Entries = field(default_factory=Entries)
-    table: Table = field(default_factory=lambda: Table.of(Entries()))
+    files: ImageFiles | None = None  # reads the images; None to leave the files alone
+    num_classes: int | None = None  # K of the model; None if it is not known
+    entries: Entries = field(default_factory=Entries)  # after check_ids, annotations have an image and a category
+    table: Table = field(default_factory=lambda: Table.of(Entries()))  # from check_box_format on
 
 
 Check = Callable[[Context], None]

@@ -27,21 +27,13 @@ class Entries(NamedTuple):
 
 @dataclass
 class Table:
-    """G annotations as columns, so that a check is one operation for all boxes.
-
-    Attributes:
-        annotations: the G entries.
-        images: the image of each.
-        boxes: float64 (G, 4), XYWH in pixels, as in the file.
-        sizes: float64 (G, 2), width and height of the image.
-        crowd: bool (G,), boxes of groups, which training leaves out.
-    """
+    """G annotations as columns, so that a check is one operation for all boxes."""
 
     annotations: list[Entry]
-    images: list[Entry]
-    boxes: np.ndarray
-    sizes: np.ndarray
-    crowd: np.ndarray
+    images: list[Entry]  # the image of each annotation
+    boxes: np.ndarray  # float64 (G, 4), XYWH in pixels, as in the file
+    sizes: np.ndarray  # float64 (G, 2), width and height of the image
+    crowd: np.ndarray  # bool (G,), groups of objects, which training leaves out
 
     @classmethod
     def of(cls, entries: Entries) -> "Table":

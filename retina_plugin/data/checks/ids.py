@@ -26,8 +26,8 @@ def _renumber_image(editor: Editor, finding: Finding) -> str | None:
 
 FILE_NAME = warning_kind("""image-file-duplicate: The image is seen once for each entry, and the boxes of one entry are
     background in the others. Merge the entries.""")
-ANNOTATION_ID = error_kind("""annotation-id-duplicate: Loading stops with an AssertionError. Number the annotations from
-    1 on. --fix gives new ids.""")
+ANNOTATION_ID = error_kind("""annotation-id-duplicate: Loading stops with an AssertionError. Number them from 1 on.
+    --fix gives new ids.""")
 ANNOTATION_ID_0 = warning_kind("""annotation-id-zero: COCO's evaluation takes id 0 for no match: a detection that finds
     this object counts as false. Number the annotations from 1 on. --fix gives a new id.""")
 repairs(ANNOTATION_ID, ANNOTATION_ID_0)(new_annotation_id)

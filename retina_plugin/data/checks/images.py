@@ -46,8 +46,8 @@ def _correct_name(editor: Editor, finding: Finding) -> str:
 
 
 SIZE = error_kind("""image-size: A SizeMismatchError: training takes another image instead, and evaluation stops.
-    Correct width and height, or scale the boxes if the file was resized. --fix corrects them if the boxes fit and the
-    file was not resized.""")
+    Correct width and height or, if the file was resized, scale the boxes. --fix corrects them if the boxes fit and it
+    was not resized.""")
 _MIN_RATIO = 0.02  # difference in proportion of the sides below which an image was only resized
 
 
@@ -71,16 +71,16 @@ TURNED = error_kind("""image-size-turned: The boxes were made for the pixels as 
     as its EXIF says, and raises a SizeMismatchError: training takes another image instead, and evaluation stops. Remove
     the orientation from the files' EXIF (exiftool -Orientation= FILE), so that they are read as stored.""")
 ORIENTATION = warning_kind("""image-orientation: Detectron2 turns or mirrors the image as its EXIF says; its size does
-    not tell whether the boxes are for that. Look at one with its boxes; if they are for the pixels as stored, remove
-    the orientation from the file.""")
-VANISHES = error_kind("""image-vanishes: MAX_SIZE_TRAIN leaves no pixel of its short side: the image cannot be used. Cut
-    the image into pieces, or remove it.""")
+    not tell whether the boxes are for that. Look at one with boxes; if they are for the pixels as stored, remove the
+    EXIF orientation.""")
+VANISHES = error_kind("""image-vanishes: MAX_SIZE_TRAIN leaves no pixel of its short side: it cannot be used. Cut it up,
+    or remove it.""")
 SLIVER = warning_kind("""image-sliver: MAX_SIZE_TRAIN leaves less than 32 pixels of its short side, the side of P3's
     smallest anchor. Cut the image into pieces, or raise INPUT.MAX_SIZE_TRAIN.""")
 PATH = warning_kind("""image-path: The name leads out of the folder of images: a copy of the data set elsewhere reads
     other files or none. Use names relative to the folder.""")
-DEEP = error_kind("""image-16-bit: Detectron2 reads 8 bits and cuts at 255: nearly all of the image becomes white.
-    Convert the files to 8 bits, scaled.""")
+DEEP = error_kind("""image-16-bit: Detectron2 cuts pixels at 255: nearly all of the image becomes white. Scale the files
+    to 8 bits.""")
 TRANSPARENT = warning_kind("""image-transparent: Detectron2 drops the transparency: hidden pixels are seen. Flatten the
     image on the background it is meant for.""")
 COLORS = note_kind("""image-colors: Detectron2 converts the image to three channels of 8 bits: fine for gray, palettes
@@ -208,9 +208,8 @@ NO_BOXES = warning_kind("""image-without-boxes: Training drops the image. If it 
     set DATALOADER.FILTER_EMPTY_ANNOTATIONS False.""")
 CROWD_ONLY = warning_kind("""image-crowd-only: All its boxes are groups (iscrowd), which training leaves out: it drops
     the image. Draw boxes around single objects, or leave it as it is.""")
-MANY_BOXES = warning_kind("""image-many-boxes: No detector can find more of them than TEST.DETECTIONS_PER_IMAGE; AP
-    counts TEST.AP_DETECTIONS_PER_IMAGE. Cut the image into pieces, or raise TEST.DETECTIONS_PER_IMAGE and
-    TEST.AP_DETECTIONS_PER_IMAGE.""")
+MANY_BOXES = warning_kind("""image-many-boxes: No detector can find more boxes than TEST.DETECTIONS_PER_IMAGE; AP counts
+    TEST.AP_DETECTIONS_PER_IMAGE. Cut the image into pieces, or raise both.""")
 
 
 @check

@@ -12,12 +12,7 @@ from retina_plugin.data.checks.image_files import ImageFile, ImageFiles
 
 
 class Editor:
-    """A pass of repairs over a data set.
-
-    Attributes:
-        first_images, first_categories: by id, the first entry of each before the pass.
-        annotations_of: by image id, the annotations before the pass.
-    """
+    """A pass of repairs over a data set. Entries are looked up by the ids that they had before the pass."""
 
     def __init__(self, data: DataSet, files: ImageFiles | None):
         self.data = data
@@ -28,7 +23,7 @@ class Editor:
             {entry["id"]: entry for entry in reversed(self.entries(section)) if is_id(entry.get("id"))}
             for section in ("images", "categories")
         )
-        self.annotations_of: dict[Any, list[Entry]] = {}
+        self.annotations_of: dict[Any, list[Entry]] = {}  # by image id
         for annotation in self.entries("annotations"):
             if is_id(annotation.get("image_id")):
                 self.annotations_of.setdefault(annotation["image_id"], []).append(annotation)

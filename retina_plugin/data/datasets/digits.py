@@ -37,23 +37,14 @@ RECIPE_VERSION = 1
 
 @dataclass(frozen=True)
 class DigitsRecipe:
-    """Parameters of a set. The defaults are those of the quick start; every set needs its own name.
+    """Parameters of a set. The defaults are those of the quick start; every set needs its own name."""
 
-    Attributes:
-        name: of the set; its parts are registered as ``NAME_train`` and ``NAME_test``.
-        side: of an image, in pixels.
-        crop_sides: smallest and largest side of the square cut from a photograph, in pixels.
-        digit_heights: smallest and largest height of a digit, in pixels, log-uniformly distributed.
-        max_digits: largest number of digits of an image; digits that find no place are left out.
-        empty_fraction: of images without a digit.
-    """
-
-    name: str = "quick_start_digits"
-    side: int = 160
-    crop_sides: tuple[int, int] = (96, 200)
-    digit_heights: tuple[int, int] = (18, 90)
-    max_digits: int = 20
-    empty_fraction: float = 0.05
+    name: str = "quick_start_digits"  # its parts are registered as NAME_train and NAME_test
+    side: int = 160  # of an image, in pixels
+    crop_sides: tuple[int, int] = (96, 200)  # smallest and largest square cut from a photograph, in pixels
+    digit_heights: tuple[int, int] = (18, 90)  # smallest and largest, in pixels; log-uniformly distributed
+    max_digits: int = 20  # of an image; digits that find no place are left out
+    empty_fraction: float = 0.05  # of images without a digit
 
 
 CLASSES = [str(digit) for digit in range(10)]

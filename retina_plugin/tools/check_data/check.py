@@ -71,7 +71,7 @@ def check_data_set_of(
     if not builds_focal_retinanet(cfg) and cfg.MODEL.META_ARCHITECTURE != "RetinaNet":
         architecture = cfg.MODEL.META_ARCHITECTURE
         raise ConfigError([f"MODEL.META_ARCHITECTURE is '{architecture}', not a RetinaNet, and has other anchors"])
-    # The default of 80 classes is nobody's choice.
+    # The default of 80 classes is not a choice of the user.
     num_classes = cfg.MODEL.RETINANET.NUM_CLASSES if config_file or "MODEL.RETINANET.NUM_CLASSES" in opts else None
     reader = checks.ImageFiles(decode=decode, workers=num_cores() if workers is None else workers)
 

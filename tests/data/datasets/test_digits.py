@@ -135,7 +135,7 @@ def test_digits_have_many_scales_and_hardly_overlap(coco):
                 covered[y : y + height, x : x + width] += 1
 
 
-def test_pictures_differ_from_their_photograph_in_the_boxes_only_and_up_to_their_borders(coco, cache):
+def test_images_differ_from_their_photograph_in_the_boxes_only_and_up_to_their_borders(coco, cache):
     samples = load_sample_images()
     names = [os.path.basename(filename) for filename in samples.filenames]
     photos = dict(zip(names, map(Image.fromarray, samples.images), strict=True))

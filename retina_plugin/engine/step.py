@@ -26,7 +26,7 @@ MAX_OVERFLOWS = 20
 class TrainingStep(SimpleTrainer):
     """Takes the place of Detectron2's ``SimpleTrainer`` and ``AMPTrainer``; its state has their form.
 
-    - The batch goes through the model in ``SOLVER.ACCUMULATE_STEPS`` micro-batches (:mod:`retina_plugin.modeling.gradients`).
+    - The batch is computed in ``SOLVER.ACCUMULATE_STEPS`` micro-batches (:mod:`retina_plugin.modeling.gradients`).
     - A step whose losses or gradients are not finite on some rank is applied on none: weights, momentum and buffers
       stay as they are, and the learning rate goes on. :mod:`retina_plugin.diagnostics.divergence` reports it, and ends
       a training that has too many of them. An overflow that ``GradScaler`` is there for does not count.
@@ -46,7 +46,9 @@ class TrainingStep(SimpleTrainer):
         """
         super().__init__(model, data_loader, optimizer)
         self.precision = cfg.SOLVER.AMP.PRECISION if cfg.SOLVER.AMP.ENABLED else "fp32"
-        self.grad_scaler = torch.amp.GradScaler("cuda") if self.precision == "fp16" else None
+        # Disabled without a GPU, where it would warn.
+        scaler = torch.amp.GradScaler("cuda", enabled=torch.cuda.is_available())
+        self.grad_scaler = scaler if self.precision == "fp16" else None
         self.num_micro_batches = cfg.SOLVER.ACCUMULATE_STEPS
         self._detector: Any = getattr(model, "module", model)
         if self.num_micro_batches > 1 and not getattr(self._detector, "assigns_before_forward", True):

@@ -6,8 +6,12 @@ import math
 
 import numpy as np
 import pytest
+from detectron2.utils.events import EventStorage
+from detectron2.utils.file_io import PathManager
+from iopath.common.file_io import PathHandler
 
 from retina_plugin.engine.run_state import RunState
+from retina_plugin.engine.writers import MetricsWriter
 
 from .hooks.loop import Loop, weight
 
@@ -73,3 +77,67 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     state.load()
     state.record_best({"value": 1.0})
     assert not list(tmp_path.iterdir())
+
+
+class Bucket(PathHandler):
+    """Paths "bucket://NAME" for files of a folder, with what a remote store can do."""
+
+    folder = None
+
+    def _get_supported_prefixes(self):
+        return ["bucket://"]
+
+    def _local(self, path):
+        return self.folder / path.removeprefix("bucket://")
+
+    def _get_local_path(self, path, force=False, **kwargs):
+        return str(self._local(path))
+
+    def _open(self, path, mode="r", buffering=-1, **kwargs):
+        return open(self._local(path), mode)
+
+    def _exists(self, path, **kwargs):
+        return self._local(path).exists()
+
+    def _isfile(self, path, **kwargs):
+        return self._local(path).is_file()
+
+    def _isdir(self, path, **kwargs):
+        return self._local(path).is_dir()
+
+    def _ls(self, path, **kwargs):
+        return [path.name for path in self._local(path).iterdir()]
+
+    def _mkdirs(self, path, **kwargs):
+        self._local(path).mkdir(parents=True, exist_ok=True)
+
+
+@pytest.fixture
+def bucket(tmp_path):
+    handler = Bucket()
+    handler.folder = tmp_path
+    PathManager.register_handler(handler, allow_override=True)
+    return tmp_path
+
+
+def test_a_run_in_a_remote_folder_is_resumed(bucket):
+    Loop(VALUES, "bucket://run", checkpoint_period=2, killed_after=4).run()
+    resumed = Loop(VALUES, "bucket://run", checkpoint_period=2)
+    resumed.run(resume=True)
+    assert resumed.start_iter == 4 and resumed.evaluated == [6, 8]
+    assert weight(bucket / "run", "model_best") == 4 and weight(bucket / "run", "model_final") == 8
+
+
+def test_a_remote_file_of_metrics_is_truncated_and_continued(bucket):
+    path = bucket / "metrics.json"
+    path.write_text('{"iteration": 1}\n{"iteration": 2}\n{"itera')
+    writer = MetricsWriter("bucket://metrics.json")
+    writer.truncate(2)
+    with EventStorage(2) as storage:
+        storage.put_scalar("total_loss", 1.5)
+        writer.write()
+    writer.close()
+    assert list(map(json.loads, path.read_text().splitlines())) == [
+        {"iteration": 1},
+        {"iteration": 2, "total_loss": 1.5},
+    ]

@@ -3,7 +3,6 @@
 from functools import partial
 
 from detectron2.engine import DefaultTrainer, HookBase, hooks
-from detectron2.utils import comm
 
 from retina_plugin.engine.hooks.best_checkpoint import BestCheckpoint
 from retina_plugin.engine.hooks.early_stopping import EarlyStopping
@@ -29,7 +28,6 @@ def build_monitoring_hooks(trainer: DefaultTrainer, run_state: RunState) -> list
         patience, min_delta = test.EARLY_STOPPING.PATIENCE, test.EARLY_STOPPING.MIN_DELTA
         built.append(BestCheckpoint(period, trainer.checkpointer, metric, mode, run_state))
         built.append(EarlyStopping(period, trainer.checkpointer, metric, mode, patience, min_delta))
-    if comm.is_main_process():
-        num_images = getattr(trainer.data_loader, "num_images", None)  # a project's loader may not know
-        built.append(Progress(cfg.LOG_PERIOD, cfg.SOLVER.IMS_PER_BATCH, num_images))
+    num_images = getattr(trainer.data_loader, "num_images", None)  # a project's loader may not know
+    built.append(Progress(cfg.LOG_PERIOD, cfg.SOLVER.IMS_PER_BATCH, num_images))
     return built

@@ -45,6 +45,12 @@ class Progress(HookBase):
         self._num_images = self._num_empty = 0
         storage.put_scalars(**values, smoothing_hint=False)
 
+    def state_dict(self) -> dict[str, int]:
+        return {"num_images": self._num_images, "num_empty": self._num_empty}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._num_images, self._num_empty = state["num_images"], state["num_empty"]
+
     def _count(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
         if torch.is_grad_enabled():  # not in an evaluation
             self._num_images += len(inputs[0])

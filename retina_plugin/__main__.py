@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     parser = argparse.ArgumentParser(f"{_PROG} {name}", description=summary)
     command.add_arguments(parser)
     add_import_argument(parser)
+    if {"-h", "--help"} & set(argv):
+        parser.parse_args(["--help"])  # parse_intermixed_args hides positional arguments
     args = parser.parse_intermixed_args(argv[1:])
     try:
         import_modules(args.imports)

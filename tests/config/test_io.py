@@ -8,6 +8,7 @@ from detectron2.config import get_cfg
 
 from retina_plugin import ConfigError, add_retina_config, merge_config
 from retina_plugin.config import flatten
+from retina_plugin.config.io import RENAMED_KEYS, _warn_of_old_name
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 README = CONFIGS.with_name("README.md")
@@ -110,3 +111,30 @@ def test_unusable_files_and_values(tmp_path, text, opts, parts):
 def test_missing_file():
     with pytest.raises(ConfigError, match="no/such.yaml"):
         merge_config(make_cfg(), "no/such.yaml")
+
+
+@pytest.fixture
+def warnings_again():
+    _warn_of_old_name.cache_clear()
+
+
+@pytest.mark.parametrize("old, new", sorted(RENAMED_KEYS.items()))
+def test_an_old_name_of_a_key_sets_the_new_one_and_warns_once(tmp_path, caplog, warnings_again, old, new):
+    section, name = old.split(".")
+    (tmp_path / "base.yaml").write_text(f"{section}: {{{name}: 7}}\n")
+    (tmp_path / "mine.yaml").write_text("_BASE_: base.yaml\nSEED: 1\n")
+    cfg = make_cfg()
+    merge_config(cfg, str(tmp_path / "mine.yaml"))
+    assert dict(flatten(cfg))[new] == 7 and old not in dict(flatten(cfg))
+    merge_config(cfg, opts=[old, "9", new, "9"])
+    assert dict(flatten(cfg))[new] == 9
+    assert caplog.text.count(f"{old} is the old name of {new}") == 1
+
+
+def test_an_old_and_a_new_name_with_different_values_are_refused(tmp_path):
+    text = "SOLVER: {AUTO_SCALE: 16, REFERENCE_BATCH_SIZE: 8}\n"
+    (line,) = problems(tmp_path, text)
+    assert "SOLVER.AUTO_SCALE is 16, but SOLVER.REFERENCE_BATCH_SIZE, its new name, 8" in line
+    opts = ["TEST.LOSS_PERIOD", "5", "TEST.VAL_LOSS_PERIOD", "6"]
+    (line,) = problems(tmp_path, "VERSION: 2", opts)
+    assert line.startswith("command line: TEST.LOSS_PERIOD is 5, but TEST.VAL_LOSS_PERIOD")

@@ -36,10 +36,7 @@ def add_import_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def import_modules(names: Iterable[str]) -> list[ModuleType]:
-    """Import modules by name or path.
-
-    A module that is imported by its path is called by the name that it has in its folder, which is in ``sys.path``
-    during the import, as for a script. No file is imported twice.
+    """Import modules by name or path, no file twice. The folder of a path is in ``sys.path`` during the import.
 
     Raises:
         ConfigError: there is no such module, or another one has its name.
@@ -54,7 +51,8 @@ def add_imports(cfg: CfgNode, names: Iterable[str]) -> None:
         ConfigError: see :func:`import_modules`; or a module lacks the function that was named.
     """
     for name in names:
-        module, function = _import(_split(name)[0]), _split(name)[1]
+        module_name, function = _split(name)
+        module = _import(module_name)
         add_config = getattr(module, function, None)
         if add_config is None and function != _ADD_CONFIG:
             raise ConfigError([f"{name}: the module {module.__name__} has no function {function}"])
@@ -74,16 +72,14 @@ def add_project(cfg: CfgNode, add_config: Callable[[CfgNode], object]) -> None:
 
 
 def follow_imports(cfg: CfgNode, names: Iterable[str], source: str, folder: Path) -> None:
-    """Import the modules that a file names in ``IMPORTS``, unless the user already gave them.
+    """Import the modules that a file names in ``IMPORTS``, except those that ``cfg.IMPORTS`` has already.
 
     Args:
-        cfg: gets their keys, in place.
-        names: module names, or absolute paths.
         source: the file, for messages.
         folder: of the file. Modules inside are refused: whoever made the file may have put them there.
 
     Raises:
-        ConfigError: a module cannot be found or is refused, and ``cfg.IMPORTS`` has no other of its name.
+        ConfigError: a module cannot be found or is refused.
     """
     given = {_last_part(_split(name)[0]) for name in cfg.IMPORTS}
     for name in names:
@@ -161,28 +157,14 @@ def _import_path(path: Path) -> ModuleType:
         known = getattr(module, "__file__", None)
         if known and os.path.basename(known) == file.name and Path(known).resolve() == file:
             return module
-    top = folder / names[0]
     sys.path.insert(0, str(folder))
     try:
-        if names[0] not in sys.modules:
-            _load(names[0], top / "__init__.py" if top.is_dir() else file)
         module = importlib.import_module(".".join(names))
     finally:
         sys.path.remove(str(folder))
     if Path(module.__file__ or "").resolve() != file:
         raise ConfigError([f"{path} cannot be imported: {module.__file__} has the name {module.__name__}. Rename it"])
     return module
-
-
-def _load(name: str, file: Path) -> None:
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
 
 
 def _reference(module: ModuleType, function: str) -> str:

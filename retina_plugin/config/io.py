@@ -37,12 +37,11 @@ def read_config(
     """Read a configuration: import modules of projects, then merge a file, then overrides.
 
     Args:
-        config_file, opts: see :func:`merge_config`.
         imports: modules as of ``--import``, see :mod:`retina_plugin.config.imports`.
         cfg: holds every known key and stays as it is; None for :func:`get_cfg`.
 
     Raises:
-        ConfigError: see :func:`merge_config` and :mod:`retina_plugin.config.imports`.
+        ConfigError: see :func:`merge_config`.
     """
     cfg = get_cfg() if cfg is None else cfg.clone()
     add_imports(cfg, imports)
@@ -83,16 +82,9 @@ def merge_config(cfg: CfgNode, config_file: str = "", opts: Sequence[Any] = ()) 
 
 
 def merge_values(cfg: CfgNode, values: Mapping[str, Any], source: str, folder: Path) -> None:
-    """Merge the nested values of a file into a ``CfgNode`` (in place), as :func:`merge_config` does.
+    """Merge the nested values of a file, with ``source`` as its name in messages; see :func:`merge_config`.
 
-    Args:
-        cfg: holds every known key.
-        values: what the YAML says.
-        source: the file, for messages.
-        folder: of the file; modules of ``IMPORTS`` that lie inside are refused.
-
-    Raises:
-        ConfigError: see :func:`merge_config`.
+    Modules of ``IMPORTS`` inside ``folder`` are refused.
     """
     items = _rename(list(flatten(values)), source)
     imports = dict(items).get("IMPORTS") or []

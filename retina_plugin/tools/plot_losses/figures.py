@@ -130,31 +130,27 @@ def focal_loss_figure() -> Figure:
     return figure
 
 
-@style.context(_STYLES)
 def focal_star_figure() -> Figure:
     """Draw figure 5: CE, FL and FL* over x_t."""
-    figure = Figure()
-    axes = figure.add_subplot()
-    for label, (loss, line) in _CURVES.items():
-        axes.plot(_X_T, loss_curve(loss, _X_T)[0], label=label, **line)
-    axes.set(xlim=(-5, 5), ylim=(0, 5), xlabel="$x_t=yx$", ylabel="loss")
-    axes.set_title("Focal loss and its alternate form FL*")
-    _shade_well_classified(axes, 0, 5, y=1.15)
-    axes.legend(loc="upper right")
-    return figure
+    return _draw_curves(0, "Focal loss and its alternate form FL*", "loss", ylim=(0, 5), arrow=1.15)
+
+
+def derivatives_figure() -> Figure:
+    """Draw figure 6: the derivatives of figure 5's losses."""
+    ylabel = "derivative with respect to $x_t$"
+    return _draw_curves(1, "Derivatives of the losses", ylabel, ylim=(-1.2, 0.05), arrow=-0.7)
 
 
 @style.context(_STYLES)
-def derivatives_figure() -> Figure:
-    """Draw figure 6: the derivatives of figure 5's losses."""
+def _draw_curves(derivative: int, title: str, ylabel: str, ylim: tuple[float, float], arrow: float) -> Figure:
     figure = Figure()
     axes = figure.add_subplot()
     for label, (loss, line) in _CURVES.items():
-        axes.plot(_X_T, loss_curve(loss, _X_T)[1], label=label, **line)
-    axes.set(xlim=(-5, 5), ylim=(-1.2, 0.05), xlabel="$x_t=yx$", ylabel="derivative with respect to $x_t$")
-    axes.set_title("Derivatives of the losses")
-    _shade_well_classified(axes, 0, 5, y=-0.7)
-    axes.legend(loc="lower right")
+        axes.plot(_X_T, loss_curve(loss, _X_T)[derivative], label=label, **line)
+    axes.set(xlim=(-5, 5), ylim=ylim, xlabel="$x_t=yx$", ylabel=ylabel)
+    axes.set_title(title)
+    _shade_well_classified(axes, 0, 5, y=arrow)
+    axes.legend(loc="lower right" if derivative else "upper right")
     return figure
 
 

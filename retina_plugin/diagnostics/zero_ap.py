@@ -26,10 +26,10 @@ class _Outputs(NamedTuple):
     """Statistics of a detector's outputs for some images; those of scores and logits are of finite ones."""
 
     not_finite: float  # share of logits and deltas
+    num_scores: int = 0
     highest: float = 0.0  # score
     mean: float = 0.0  # score
     spread: float = 0.0  # of logits
-    has_scores: bool = False
 
 
 def explain_zero_ap(cfg: CfgNode, model: nn.Module, evaluated: Evaluated) -> str:
@@ -78,7 +78,7 @@ def _about_model(cfg: CfgNode, model: nn.Module, evaluated: Evaluated) -> Iterat
             "score that is NaN is no detection"
             + (f". They are computed in TEST.PRECISION {cfg.TEST.PRECISION}: try fp32" if half else "")
         )
-    if outputs.has_scores and not evaluated.detections:
+    if outputs.num_scores and not evaluated.detections:
         yield from _about_scores(cfg, outputs, len(evaluated.examples))
 
 
@@ -106,7 +106,7 @@ def _run_again(model: nn.Module, images: list[dict[str, Any]]) -> _Outputs | Non
     not_finite = 1 - num_finite / num_outputs
     if not num_scores:
         return _Outputs(not_finite)
-    return _Outputs(not_finite, float(1 / (1 + np.exp(-highest))), total / num_scores, highest - lowest, True)
+    return _Outputs(not_finite, num_scores, float(1 / (1 + np.exp(-highest))), total / num_scores, highest - lowest)
 
 
 def _about_scores(cfg: CfgNode, outputs: _Outputs, num_images: int) -> Iterator[str]:

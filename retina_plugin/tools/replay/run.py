@@ -32,8 +32,7 @@ def replay(
         file: ``OUTPUT_DIR/divergence/iteration_N_rank_R.pth``.
         device: None for a GPU if there is one.
         precision: of the forward pass; None for that of the training.
-        imports: modules as of ``--import``, beyond those that the training had.
-        opts: overrides of the training's configuration.
+        imports, opts: modules as of ``--import`` and overrides, beyond the configuration of the training.
 
     Raises:
         OSError: the file cannot be read.

@@ -41,16 +41,12 @@ def draw_grid(
 
     Args:
         dataset_name: a registered data set in COCO format.
-        predictions_json: COCO results, ``[{image_id, category_id, bbox, score}, ...]``, with the category ids of the
-            data set and ``bbox`` as ``[x, y, width, height]`` in pixels.
-        output_path: the PNG to write; its folder is made.
-        num_images: images to show, spread evenly over the data set; at most all.
+        predictions_json: COCO results with the category ids of the data set.
+        output_path: the PNG, which is returned; its folder is made.
+        num_images: images to show, spread evenly over the data set.
         score_threshold: lowest score of a detection to show.
         columns: images in a row.
         tile_size: length of an image's longer side in the grid, in pixels.
-
-    Returns:
-        ``output_path``.
 
     Raises:
         FileNotFoundError: there is no such predictions file.
@@ -62,13 +58,10 @@ def draw_grid(
     shown = [records[i] for i in np.linspace(0, len(records) - 1, min(num_images, len(records))).astype(int)]
     colors = _class_colors(len(metadata.thing_classes))
 
-    tiles, num_objects, num_detections = [], 0, 0
-    for record in shown:
-        found = detections[record["image_id"]]
-        tiles.append(_draw_tile(record, found, metadata.thing_classes, colors, tile_size))
-        num_objects += len(record["annotations"])
-        num_detections += len(found)
-    sheet = _arrange(tiles, columns)
+    found = [detections[record["image_id"]] for record in shown]
+    classes = metadata.thing_classes
+    sheet = _arrange([_draw_tile(*pair, classes, colors, tile_size) for pair in zip(shown, found)], columns)
+    num_objects, num_detections = sum(len(record["annotations"]) for record in shown), sum(map(len, found))
     _draw_header(
         sheet,
         f"{dataset_name}: {len(shown)} of {len(records)} images",

@@ -22,16 +22,14 @@ def visualize_run(
 
     Args:
         output_dir: ``OUTPUT_DIR`` of a training or evaluation, with ``config.yaml`` and ``inference``.
-        num_images, score_threshold: see :func:`draw_grid`.
-        imports: modules as of ``--import``, beyond those that ``config.yaml`` names.
-        opts: overrides of ``config.yaml``.
+        num_images, score_threshold: see :func:`draw_grid`, and for its errors.
+        imports, opts: modules as of ``--import`` and overrides, beyond ``config.yaml``.
 
     Returns:
         The PNG files, ``contact_sheet.png`` beside the detections.
 
     Raises:
         ConfigError: the configuration or a data set cannot be used.
-        OSError, ValueError: see :func:`draw_grid`.
     """
     if num_images < 1:
         raise ValueError(f"--num-images is {num_images}: show at least one image")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
 from detectron2.utils.logger import log_first_n
@@ -55,6 +55,8 @@ class BoxEvaluator(COCOEvaluator):
             explain_zero_ap: called if AP is 0 or nan; returns the warning.
         """
         counted, given = cfg.TEST.AP_DETECTIONS_PER_IMAGE, cfg.TEST.DETECTIONS_PER_IMAGE
+        if "json_file" not in MetadataCatalog.get(dataset_name).as_dict():
+            DatasetCatalog.get(dataset_name)  # may set json_file; COCOEvaluator writes a file of its own otherwise
         super().__init__(dataset_name, tasks=("bbox",), output_dir=output_dir, max_dets_per_image=counted)
         self._dataset_name = dataset_name
         self._explain_zero_ap = explain_zero_ap

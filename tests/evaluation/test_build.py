@@ -1,5 +1,7 @@
 """The evaluator of a data set."""
 
+import json
+
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -66,3 +68,23 @@ def test_a_set_that_is_not_about_boxes_is_refused(images, tmp_path):
     MetadataCatalog.get("images").evaluator_type = "sem_seg"
     with pytest.raises(ValueError, match="images.*sem_seg.*coco"):
         build_evaluator(make_cfg(tmp_path, "images"), "images")
+
+
+def test_a_set_that_names_its_file_when_it_is_loaded_is_loaded_first(images, tmp_path):
+    """COCOEvaluator would write a file of its own, which the set's file contradicts later."""
+    file = tmp_path / "set.json"
+    coco = {"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]}
+    file.write_text(json.dumps(coco))
+
+    def load():
+        MetadataCatalog.get("named_late").set(json_file=str(file), thing_classes=["a", "b"])
+        return images
+
+    DatasetCatalog.register("named_late", load)
+    try:
+        build_evaluator(make_cfg(tmp_path, "named_late"), "named_late")
+        assert len(DatasetCatalog.get("named_late")) == 2
+        assert MetadataCatalog.get("named_late").json_file == str(file)
+    finally:
+        DatasetCatalog.remove("named_late")
+        MetadataCatalog.remove("named_late")

@@ -4,6 +4,10 @@ from detectron2.config import CfgNode
 
 from retina_plugin.core.errors import ConfigError
 
+# The names that TEST.PRECISION and SOLVER.AMP.PRECISION can have.
+PRECISIONS = ("fp32", "bf16", "fp16")
+TRAINING_PRECISIONS = ("fp16", "bf16")
+
 
 def add_retina_config(cfg: CfgNode) -> None:
     """Add the plugin's keys to a Detectron2 ``CfgNode`` (in place). Detectron2's keys keep their defaults."""

@@ -6,9 +6,10 @@ import logging
 
 import torch
 
-# Name -> dtype for autocast; None keeps the precision of the weights.
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-TRAINING_PRECISIONS = ("fp16", "bf16")  # of SOLVER.AMP
+from retina_plugin.config.defaults import PRECISIONS
+
+# The dtype for autocast; None keeps the precision of the weights.
+_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_precision(precision: str) -> None:
@@ -28,7 +29,7 @@ def autocast(device_type: str, precision: str) -> contextlib.AbstractContextMana
         ValueError: unknown precision.
     """
     check_precision(precision)
-    dtype = PRECISIONS[precision]
+    dtype = _DTYPES[precision]
     if dtype is None:
         return contextlib.nullcontext()
     if device_type == "cpu":

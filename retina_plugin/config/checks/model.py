@@ -7,6 +7,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.modeling import ANCHOR_GENERATOR_REGISTRY, BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
+from retina_plugin.config.defaults import PRECISIONS, TRAINING_PRECISIONS
 from retina_plugin.config.io import flatten, get_cfg
 from retina_plugin.config.registries import CLASSIFICATION_LOSS_REGISTRY, REGISTRY_OF_KEY
 from retina_plugin.core.text import did_you_mean
@@ -16,7 +17,7 @@ _DETECTRON2_REGISTRIES = {
     "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
     "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
 }
-_PRECISIONS = {"TEST.PRECISION": ("fp32", "bf16", "fp16"), "SOLVER.AMP.PRECISION": ("fp16", "bf16")}
+_PRECISIONS = {"TEST.PRECISION": PRECISIONS, "SOLVER.AMP.PRECISION": TRAINING_PRECISIONS}
 
 # R-CNN's keys with a counterpart in RetinaNet.
 _TWINS = {

@@ -118,7 +118,7 @@ class ResumableTrainLoader:
         reports, self._reports = self._reports, []
         return reports
 
-    def batches(self, step: int = 0) -> Iterator[list[Item]]:
+    def indices(self, step: int = 0) -> Iterator[list[Item]]:
         """Yield the items of each batch of all processes, from a step on."""
         # `iter(sampler)` is the share of this process.
         batches = _batched(enumerate(self._sampler._infinite_indices()), self._group_of, self._images_per_step)
@@ -163,7 +163,7 @@ class ResumableTrainLoader:
         # would take the queues apart before their last message.
         return DataLoader(
             SkipUnreadableDataset(self._images, self._mapper, self._substitutes(), int(self._sampler._seed)),
-            sampler=itertools.chain.from_iterable(batch[rank::processes] for batch in self.batches(self._step)),
+            sampler=itertools.chain.from_iterable(batch[rank::processes] for batch in self.indices(self._step)),
             batch_size=None,
             num_workers=self._num_workers,
             # Two batches ahead, even with few workers.

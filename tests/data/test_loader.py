@@ -133,9 +133,9 @@ def test_shares_of_the_processes_are_the_batch(make_images, cfg):
     stream = build_resumable_train_loader(cfg, mapper=unmapped)
     examples = take(stream, 20)
     batches = [[x["image_id"] for x in batch] for batch in examples]
-    for batch, items in zip(batches, stream.batches()):
+    for batch, items in zip(batches, stream.indices()):
         assert [index for _, index, _ in items] == batch
         halves = [items[rank::2] for rank in (0, 1)]
         assert sorted(halves[0] + halves[1]) == sorted(items)
-    assert list(itertools.islice(stream.batches(7), 9)) == list(itertools.islice(stream.batches(), 16))[7:]
+    assert list(itertools.islice(stream.indices(7), 9)) == list(itertools.islice(stream.indices(), 16))[7:]
     assert all(len({x["width"] > x["height"] for x in batch}) == 1 for batch in examples)

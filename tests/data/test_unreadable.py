@@ -35,7 +35,7 @@ def test_another_image_of_the_same_group_takes_the_place(make_images, cfg, seed)
     reasons = damage(dicts)
     stream = build_resumable_train_loader(cfg)
     batches, reports = read(stream, 40)
-    planned = [[index for _, index, _ in batch] for batch in itertools.islice(stream.batches(), 40)]
+    planned = [[index for _, index, _ in batch] for batch in itertools.islice(stream.indices(), 40)]
     assert any(index < 4 for batch in planned for index in batch)
     for batch, plan in zip(batches, planned):
         for image, index in zip(batch, plan):

@@ -173,7 +173,7 @@ def work(rank, folder, output, args, progress, moment):
     """The job of one process."""
     if args.processes > 1:
         torch.set_num_threads(1)
-        url = f"file://{output}.meeting"
+        url = f"file://{output}.init"
         dist.init_process_group("gloo", init_method=url, rank=rank, world_size=args.processes)
         comm._LOCAL_PROCESS_GROUP = dist.new_group(range(args.processes))
     os.makedirs(output, exist_ok=True)
@@ -196,8 +196,8 @@ def work(rank, folder, output, args, progress, moment):
 def run(folder, output, args, *, moment=None, delay=None):
     """Start a training and wait for it; returns whether it was killed, and where."""
     progress = Progress()
-    if os.path.exists(f"{output}.meeting"):
-        os.remove(f"{output}.meeting")
+    if os.path.exists(f"{output}.init"):
+        os.remove(f"{output}.init")
     children = []
     for rank in range(args.processes):
         child = os.fork()

@@ -15,6 +15,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from retina_plugin.checkpoint import RetinaCheckpointer
+from retina_plugin.checkpoint.converters.conversion import BGR_INPUT, RGB_INPUT
 from retina_plugin.config import get_cfg, merge_config
 from retina_plugin.core.errors import ConfigError
 from retina_plugin.core.text import did_you_mean
@@ -22,38 +23,23 @@ from retina_plugin.core.text import did_you_mean
 # Of our own names those whose settings are exactly those of a model in Detectron2's zoo.
 _SAME_AS = {"retinanet_R50": "COCO-Detection/retinanet_R_50_FPN_1x"}
 
-_BGR = {"INPUT.FORMAT": "BGR", "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675]}
 # The keys that belong to a backbone trained on ImageNet: statistics and channel order of its images, and its shape.
 # Original ResNets have the stride in the 1x1 convolution, all others in the 3x3 one.
 IMAGENET_BACKBONES: dict[str, dict[str, Any]] = {
-    **{
-        f"MSRA/R-{depth}": {
-            "MODEL.WEIGHTS": f"detectron2://ImageNetPretrained/MSRA/R-{depth}.pkl",
-            **_BGR,
-            "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
-            "MODEL.RESNETS.DEPTH": depth,
-            "MODEL.RESNETS.STRIDE_IN_1X1": True,
-        }
-        for depth in (50, 101)
-    },
+    "MSRA/R-50": {**BGR_INPUT, "MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.STRIDE_IN_1X1": True},
+    "MSRA/R-101": {**BGR_INPUT, "MODEL.RESNETS.DEPTH": 101, "MODEL.RESNETS.STRIDE_IN_1X1": True},
     "FAIR/X-101-32x8d": {
-        "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/FAIR/X-101-32x8d.pkl",
-        **_BGR,
+        **BGR_INPUT,
         "MODEL.PIXEL_STD": [57.375, 57.12, 58.395],
         "MODEL.RESNETS.DEPTH": 101,
         "MODEL.RESNETS.NUM_GROUPS": 32,
         "MODEL.RESNETS.WIDTH_PER_GROUP": 8,
         "MODEL.RESNETS.STRIDE_IN_1X1": False,
     },
-    "torchvision/R-50": {
-        "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/torchvision/R-50.pkl",
-        "INPUT.FORMAT": "RGB",
-        "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
-        "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
-        "MODEL.RESNETS.DEPTH": 50,
-        "MODEL.RESNETS.STRIDE_IN_1X1": False,
-    },
+    "torchvision/R-50": {**RGB_INPUT, "MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.STRIDE_IN_1X1": False},
 }
+for _name, _settings in IMAGENET_BACKBONES.items():
+    _settings["MODEL.WEIGHTS"] = f"detectron2://ImageNetPretrained/{_name}.pkl"
 _PLAIN_RESNET = {"MODEL.RESNETS.NUM_GROUPS": 1, "MODEL.RESNETS.WIDTH_PER_GROUP": 64}
 
 

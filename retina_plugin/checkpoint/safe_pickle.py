@@ -84,7 +84,11 @@ def without_stand_ins(value: Any) -> Any:
     return value
 
 
-class _Unpickler(pickle.Unpickler):
+# The unpickler in Python: its memo is a dict. That in C allocates as many entries as a (damaged) file asks for.
+_PythonUnpickler = pickle._Unpickler
+
+
+class _Unpickler(_PythonUnpickler):
     def find_class(self, module, name):
         try:
             return ADMITTED[f"{module}.{name}"]
@@ -92,7 +96,7 @@ class _Unpickler(pickle.Unpickler):
             raise ForbiddenGlobal(_full_name(module, name)) from None
 
 
-class _Walker(pickle.Unpickler):
+class _Walker(_PythonUnpickler):
     """Goes through a pickle with a thing that takes every call in place of every admitted global."""
 
     def __init__(self, file, is_admitted):

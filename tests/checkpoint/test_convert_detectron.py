@@ -176,8 +176,8 @@ def test_same_detections(tmp_path, blobs):
 
 def test_anchors_are_detectrons_one_pixel_longer(blobs):
     cfg = models.plugin_config("cpu")
-    for key, value in convert({"model": blobs}).config["MODEL"]["ANCHOR_GENERATOR"].items():
-        cfg.MODEL.ANCHOR_GENERATOR[key] = value
+    config = convert({"model": blobs}).config
+    cfg.merge_from_list([x for key in config if key.startswith("MODEL.ANCHOR_GENERATOR.") for x in (key, config[key])])
     generator = build_anchor_generator(cfg, [ShapeSpec(stride=s) for s in STRIDES])
     sizes = [(13, 21), (7, 11), (4, 6), (2, 3), (1, 2)]
     anchors = generator([torch.zeros(1, 1, *size) for size in sizes])

@@ -171,7 +171,7 @@ def test_p6_from_p5_is_seen_from_its_channels():
     state = make_source("pytorch")
     state["neck.fpn_convs.3.conv.weight"] = state["neck.fpn_convs.3.conv.weight"][:, :256]
     assert detect_source(state) == "mmdetection"
-    assert convert({"model": state}).config["MODEL"]["FPN"]["TOP_BLOCK_IN_FEATURE"] == "p5"
+    assert convert({"model": state}).config["MODEL.FPN.TOP_BLOCK_IN_FEATURE"] == "p5"
 
 
 def test_other_heads_are_refused():

@@ -147,7 +147,7 @@ def test_batch_norms_that_were_trained(tmp_path):
 
 @pytest.mark.parametrize("height, width", [(800, 1344), (160, 288), (32, 32), (640, 608), (512, 1024)])
 def test_anchors_are_torchvisions(height, width):
-    sizes = [[int(x) for x in level] for level in CONFIG["MODEL"]["ANCHOR_GENERATOR"]["SIZES"]]
+    sizes = [[int(x) for x in level] for level in CONFIG["MODEL.ANCHOR_GENERATOR.SIZES"]]
     strides = (8, 16, 32, 64, 128)
     features = [torch.zeros(1, 1, -(-height // s), -(-width // s)) for s in strides]
     theirs = AnchorGenerator(sizes, [[0.5, 1.0, 2.0]] * 5)(ImageList(torch.zeros(1, 3, height, width), [0]), features)[

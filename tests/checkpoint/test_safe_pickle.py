@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import subprocess
+import tracemalloc
 from collections import OrderedDict, defaultdict
 
 import numpy as np
@@ -249,6 +250,18 @@ def test_a_pickle_cannot_change_what_it_is_read_with(target):
         k: v for k, v in before.items() if callable(v)
     }.keys()
     np.testing.assert_array_equal(safe_pickle.load(io.BytesIO(pickle.dumps(np.arange(3.0), 2))), [0, 1, 2])
+
+
+def test_a_memo_index_allocates_nothing():
+    """The unpickler in C would allocate 2**25 pointers, 256 MiB, for the index 2**24 of an empty dict."""
+    data = b"\x80\x02}r" + (2**24).to_bytes(4, "little") + b"."
+    tracemalloc.start()
+    try:
+        assert safe_pickle.load(io.BytesIO(data)) == {}
+        assert safe_pickle.first_forbidden_global(io.BytesIO(data), lambda name: True) is None
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_any_damage_ends_in_an_error_or_in_finite_weights(tmp_path):

@@ -30,7 +30,7 @@ def torchvision_resnet(prefix: str) -> list[tuple[str, str]]:
 
 
 def network_config(model: Weights) -> Config:
-    """The keys of ``MODEL`` that the shapes of weights decide.
+    """Return the keys of ``MODEL`` that the shapes of weights decide.
 
     Raises:
         CheckpointError: the weights are not those of a RetinaNet with P3 to P7 on a ResNet or ResNeXt.
@@ -48,23 +48,19 @@ def _network_config(model: Weights) -> Config:
     bottleneck = f"{_RES2}.conv3.weight" in model
     if (blocks, bottleneck) not in _DEPTHS:
         raise CheckpointError(f"no ResNet that Detectron2 builds has {blocks} blocks in its four stages")
-    resnets: Config = {"DEPTH": _DEPTHS[blocks, bottleneck]}
+    config: Config = {"MODEL.RESNETS.DEPTH": _DEPTHS[blocks, bottleneck]}
     if bottleneck:
         width, width_per_group = model[f"{_RES2}.conv2.weight"].shape[:2]
-        resnets |= {"NUM_GROUPS": width // width_per_group, "WIDTH_PER_GROUP": width_per_group}
-    resnets["RES2_OUT_CHANNELS"] = len(model[f"{_RES2}.conv{3 if bottleneck else 2}.weight"])
+        config["MODEL.RESNETS.NUM_GROUPS"] = width // width_per_group
+        config["MODEL.RESNETS.WIDTH_PER_GROUP"] = width_per_group
     channels, p6_channels = model["backbone.top_block.p6.weight"].shape[:2]
-    convs = _count(model, r"head\.cls_subnet\.\d+\.weight", dims=4)
-    return {
-        "MODEL": {
-            "RESNETS": resnets,
-            "FPN": {"OUT_CHANNELS": channels, "TOP_BLOCK_IN_FEATURE": "p5" if p6_channels == channels else "res5"},
-            "RETINANET": {
-                "NUM_CLASSES": num_classes(model),
-                "NUM_CONVS": convs,
-                "NORM": "GN" if _count(model, r"head\.cls_subnet\.\d+\.weight", dims=1) else "",
-            },
-        }
+    return config | {
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": len(model[f"{_RES2}.conv{3 if bottleneck else 2}.weight"]),
+        "MODEL.FPN.OUT_CHANNELS": channels,
+        "MODEL.FPN.TOP_BLOCK_IN_FEATURE": "p5" if p6_channels == channels else "res5",
+        "MODEL.RETINANET.NUM_CLASSES": num_classes(model),
+        "MODEL.RETINANET.NUM_CONVS": _count(model, r"head\.cls_subnet\.\d+\.weight", dims=4),
+        "MODEL.RETINANET.NORM": "GN" if _count(model, r"head\.cls_subnet\.\d+\.weight", dims=1) else "",
     }
 
 

@@ -16,15 +16,32 @@ from retina_plugin.core.errors import CheckpointError
 
 Checkpoint = Mapping[str, Any]  # with "model": name -> tensor or array, as read_checkpoint returns it
 Weights = dict[str, Tensor]
-Config = dict[str, Any]  # nested, by key
+Config = dict[str, Any]  # by key: {"MODEL.RESNETS.DEPTH": 50}
 
-# Those of the data set, by their ids of 1 to 90, which leave some out.
+# Ids of COCO's 80 categories, from 1 to 90 with gaps.
 COCO_IDS = [category["id"] for category in COCO_CATEGORIES if category["isthing"]]
 
-# The statistics that torchvision's ImageNet backbones were trained with, on images of 0..255 here.
-RGB_INPUT = {
-    "MODEL": {"PIXEL_MEAN": [123.675, 116.28, 103.53], "PIXEL_STD": [58.395, 57.12, 57.375]},
-    "INPUT": {"FORMAT": "RGB"},
+# The images that ImageNet backbones were trained with, in 0..255: torchvision's, and the original ResNets'.
+RGB_INPUT: Config = {
+    "INPUT.FORMAT": "RGB",
+    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+}
+BGR_INPUT: Config = {
+    "INPUT.FORMAT": "BGR",
+    "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
+    "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+}
+# What all sources do with the predictions of an image.
+INFERENCE: Config = {
+    "MODEL.RETINANET.SCORE_THRESH_TEST": 0.05,
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": 1000,
+    "MODEL.RETINANET.NMS_THRESH_TEST": 0.5,
+    "MODEL.RETINANET.CLIP_BOXES_BEFORE_NMS": True,
+    "MODEL.RETINANET.BBOX_REG_WEIGHTS": [1.0, 1.0, 1.0, 1.0],
+    "INPUT.MIN_SIZE_TEST": 800,
+    "INPUT.MAX_SIZE_TEST": 1333,
+    "TEST.DETECTIONS_PER_IMAGE": 100,
 }
 # Ours[a] is theirs[RATIO_MAJOR[a]], for three sizes and three ratios in the order that Base-RetinaNet.yaml has, too.
 RATIO_MAJOR = [3 * ratio + size for size in range(3) for ratio in range(3)]
@@ -113,34 +130,14 @@ def set_norm_eps(model: Weights, eps: float) -> None:
             model[scale] = (model[scale].double() * factor).to(model[scale].dtype)
 
 
-def merged(*configs: Config) -> Config:
-    """Merge nested dicts; the last value of a key holds."""
-    result: dict[str, Any] = {}
-    for config in configs:
-        for key, value in config.items():
-            result[key] = merged(result.get(key, {}), value) if isinstance(value, dict) else value
-    return result
-
-
-def nested(keys: Mapping[str, Any]) -> Config:
-    """{"A.B": value} as {"A": {"B": value}}, with lists in place of tuples, as YAML has them."""
-    result: dict[str, Any] = {}
-    for key, value in keys.items():
-        *sections, name = key.split(".")
-        node = result
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[name] = _as_lists(value)
-    return result
+def without_counters(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights without the batch counters of batch norms."""
+    return {name: value for name, value in weights.items() if not name.endswith(".num_batches_tracked")}
 
 
 def without_loss_normalizer(model: Mapping[str, Any]) -> dict[str, Any]:
     """The weights of this plugin's detector without those that only its training needs."""
     return {name: value for name, value in model.items() if not name.startswith("loss_normalizer.")}
-
-
-def _as_lists(value: Any) -> Any:
-    return [_as_lists(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def _num_anchors(model: Weights) -> int:

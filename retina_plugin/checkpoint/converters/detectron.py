@@ -16,9 +16,9 @@ from retina_plugin.checkpoint.class_remap import COCO_NAMES
 from retina_plugin.checkpoint.converters.architecture import network_config
 from retina_plugin.checkpoint.converters.conversion import (
     FROZEN_BN_EPS,
+    INFERENCE,
     Checkpoint,
     Conversion,
-    merged,
     num_classes,
     rename,
     select_anchors,
@@ -39,27 +39,15 @@ _OF_THE_NETWORK = re.compile(r"conv1_w$|res|fpn_|retnet_")
 # Size-major as ours, with the ratios 1, 2, 0.5 where ours are 0.5, 1, 2.
 _ANCHOR_ORDER = [3 * size + ratio for size in range(3) for ratio in (2, 0, 1)]
 
-_CONFIG = {
-    "MODEL": {
-        "PIXEL_MEAN": [102.9801, 115.9465, 122.7717],
-        "PIXEL_STD": [1.0, 1.0, 1.0],
-        "FPN": {"SIZE_DIVISIBILITY": 128},
-        "ANCHOR_GENERATOR": {
-            "NAME": "DetectronAnchorGenerator",
-            "ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
-            "OFFSET": 0.5,
-        },
-        "RETINANET": {
-            "SCORE_THRESH_TEST": 0.05,
-            "TOPK_CANDIDATES_TEST": 1000,
-            "NMS_THRESH_TEST": 0.5,
-            "CLIP_BOXES_BEFORE_NMS": True,
-            "BBOX_REG_WEIGHTS": [1.0, 1.0, 1.0, 1.0],
-            "SMOOTH_L1_LOSS_BETA": 0.11,
-        },
-    },
-    "INPUT": {"FORMAT": "BGR", "MIN_SIZE_TEST": 800, "MAX_SIZE_TEST": 1333},
-    "TEST": {"DETECTIONS_PER_IMAGE": 100},
+_CONFIG = INFERENCE | {
+    "INPUT.FORMAT": "BGR",
+    "MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717],
+    "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+    "MODEL.FPN.SIZE_DIVISIBILITY": 128,
+    "MODEL.ANCHOR_GENERATOR.NAME": "DetectronAnchorGenerator",
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
+    "MODEL.ANCHOR_GENERATOR.OFFSET": 0.5,
+    "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.11,
 }
 
 
@@ -90,10 +78,10 @@ def convert(checkpoint: Checkpoint, norm_eps: float | None = None) -> Conversion
     if num_classes(model) == len(COCO_NAMES):
         class_names = list(COCO_NAMES)
         notes.append("The 80 classes were taken to be COCO's, in the order of their ids.")
-    # Original ResNets have it there, its ResNeXts have not.
-    stride = {"MODEL": {"RESNETS": {"STRIDE_IN_1X1": network["MODEL"]["RESNETS"].get("NUM_GROUPS", 1) == 1}}}
+    # Original ResNets have the stride in the 1x1 convolution, ResNeXts in the 3x3 one.
+    stride = {"MODEL.RESNETS.STRIDE_IN_1X1": network.get("MODEL.RESNETS.NUM_GROUPS", 1) == 1}
     notes += [
         "Boxes end one pixel (of the network's input) further: x2 and y2 are Detectron's plus 1.",
         "Candidates of P7 with a score below SCORE_THRESH_TEST, which Detectron lets pass, are left out.",
     ]
-    return Conversion(model, merged(network, _CONFIG, stride), class_names, notes)
+    return Conversion(model, network | _CONFIG | stride, class_names, notes)

@@ -9,16 +9,18 @@ from collections.abc import Collection
 from retina_plugin.checkpoint.class_remap import COCO_NAMES
 from retina_plugin.checkpoint.converters.architecture import network_config, torchvision_resnet
 from retina_plugin.checkpoint.converters.conversion import (
+    BGR_INPUT,
     FROZEN_BN_EPS,
+    INFERENCE,
     RATIO_MAJOR,
     RGB_INPUT,
     Checkpoint,
     Conversion,
-    merged,
     num_classes,
     rename,
     select_anchors,
     set_norm_eps,
+    without_counters,
 )
 
 _RENAMES = [
@@ -31,30 +33,10 @@ _RENAMES = [
     (r"^bbox_head\.retina_cls\.", "head.cls_score."),
     (r"^bbox_head\.retina_reg\.", "head.bbox_pred."),
 ]
-_CONFIG = {
-    "MODEL": {
-        "FPN": {"TOP_BLOCK_RELU": False},
-        "RETINANET": {
-            "SCORE_THRESH_TEST": 0.05,
-            "TOPK_CANDIDATES_TEST": 1000,
-            "NMS_THRESH_TEST": 0.5,
-            "CLIP_BOXES_BEFORE_NMS": True,
-            "BBOX_REG_WEIGHTS": [1.0, 1.0, 1.0, 1.0],
-        },
-    },
-    "INPUT": {"MIN_SIZE_TEST": 800, "MAX_SIZE_TEST": 1333},
-    "TEST": {"DETECTIONS_PER_IMAGE": 100},
-}
-# The two kinds of ImageNet weights that its configurations start from.
-_PYTORCH_STYLE = merged(RGB_INPUT, {"MODEL": {"RESNETS": {"STRIDE_IN_1X1": False}}})
-_CAFFE_STYLE = {
-    "MODEL": {
-        "PIXEL_MEAN": [103.53, 116.28, 123.675],
-        "PIXEL_STD": [1.0, 1.0, 1.0],
-        "RESNETS": {"STRIDE_IN_1X1": True},
-    },
-    "INPUT": {"FORMAT": "BGR"},
-}
+_CONFIG = INFERENCE | {"MODEL.FPN.TOP_BLOCK_RELU": False}
+# The two kinds of ImageNet weights that mmdetection's configurations start from.
+_PYTORCH_STYLE = RGB_INPUT | {"MODEL.RESNETS.STRIDE_IN_1X1": False}
+_CAFFE_STYLE = BGR_INPUT | {"MODEL.RESNETS.STRIDE_IN_1X1": True}
 
 
 def recognizes(names: Collection[str]) -> bool:
@@ -63,10 +45,7 @@ def recognizes(names: Collection[str]) -> bool:
 
 def convert(checkpoint: Checkpoint, norm_eps: float | None = None) -> Conversion:
     """Convert a checkpoint, by its ``meta`` if mmdetection wrote one; ``norm_eps`` None is 1e-5, its default."""
-    model = rename(
-        {name: value for name, value in checkpoint["model"].items() if not name.endswith(".num_batches_tracked")},
-        _RENAMES,
-    )
+    model = rename(without_counters(checkpoint["model"]), _RENAMES)
     network = network_config(model)
     set_norm_eps(model, FROZEN_BN_EPS if norm_eps is None else norm_eps)
     select_anchors(model, RATIO_MAJOR)
@@ -76,7 +55,7 @@ def convert(checkpoint: Checkpoint, norm_eps: float | None = None) -> Conversion
         class_names = list(COCO_NAMES)
         notes.append("The 80 classes were taken to be COCO's, in mmdetection's order.")
     config_text = str(meta.get("config") or meta.get("cfg") or "")
-    caffe = "caffe" in config_text
+    style = _CAFFE_STYLE if "caffe" in config_text else _PYTORCH_STYLE
     if not config_text:
         notes.append(
             "The file does not say what images it was trained with. They were taken to be RGB with ImageNet's mean "
@@ -84,7 +63,7 @@ def convert(checkpoint: Checkpoint, norm_eps: float | None = None) -> Conversion
             "INPUT.FORMAT BGR, PIXEL_MEAN [103.53, 116.28, 123.675], PIXEL_STD [1, 1, 1] and STRIDE_IN_1X1 True."
         )
     notes.append("mmdetection keeps boxes from becoming 62.5 times smaller than their anchors; this detector does not.")
-    return Conversion(model, merged(network, _CAFFE_STYLE if caffe else _PYTORCH_STYLE, _CONFIG), class_names, notes)
+    return Conversion(model, network | style | _CONFIG, class_names, notes)
 
 
 def _class_names(meta):

@@ -5,7 +5,7 @@ Exact, or refused: a detector that uses what Detectron2's own does not have cann
 
 from detectron2.config import CfgNode, get_cfg
 
-from retina_plugin.checkpoint.converters.conversion import Checkpoint, Conversion, nested, without_loss_normalizer
+from retina_plugin.checkpoint.converters.conversion import Checkpoint, Conversion, without_loss_normalizer
 from retina_plugin.config import add_retina_config, flatten
 from retina_plugin.core.errors import CheckpointError
 
@@ -45,4 +45,4 @@ def export(checkpoint: Checkpoint, cfg: CfgNode) -> Conversion:
         for key, value in values.items()
         if key not in defaults and key.startswith("MODEL.RETINANET.") and value != plugins[key]
     ]
-    return Conversion(without_loss_normalizer(checkpoint["model"]), nested(keys), checkpoint.get("class_names"), notes)
+    return Conversion(without_loss_normalizer(checkpoint["model"]), keys, checkpoint.get("class_names"), notes)

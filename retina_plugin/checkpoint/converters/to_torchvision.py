@@ -15,35 +15,34 @@ from retina_plugin.checkpoint.converters.conversion import (
     RATIO_MAJOR,
     Checkpoint,
     Conversion,
-    merged,
     num_classes,
     rename,
     select_anchors,
+    without_counters,
     without_loss_normalizer,
 )
 from retina_plugin.config import flatten
 from retina_plugin.core.errors import CheckpointError
 
-_NEEDED = merged(
-    torchvision.CONFIG,
-    {
-        "MODEL": {
-            "META_ARCHITECTURE": "FocalRetinaNet",
-            "BACKBONE": {"NAME": "build_p3p7_resnet_fpn_backbone"},
-            "RESNETS": {"DEPTH": 50, "NUM_GROUPS": 1, "WIDTH_PER_GROUP": 64, "NORM": "FrozenBN", "RES5_DILATION": 1},
-            "FPN": {
-                "OUT_CHANNELS": 256,
-                "NORM": "",
-                "FUSE_TYPE": "sum",
-                "TOP_BLOCK_IN_FEATURE": "p5",
-                "TOP_BLOCK_RELU": True,
-                "SIZE_DIVISIBILITY": 32,
-            },
-            "ANCHOR_GENERATOR": {"OFFSET": 0.0},
-            "RETINANET": {"HEAD_NAME": "RetinaNetHead", "NUM_CONVS": 4, "NORM": ""},
-        }
-    },
-)
+_NEEDED = torchvision.CONFIG | {
+    "MODEL.META_ARCHITECTURE": "FocalRetinaNet",
+    "MODEL.BACKBONE.NAME": "build_p3p7_resnet_fpn_backbone",
+    "MODEL.RESNETS.DEPTH": 50,
+    "MODEL.RESNETS.NUM_GROUPS": 1,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
+    "MODEL.RESNETS.NORM": "FrozenBN",
+    "MODEL.RESNETS.RES5_DILATION": 1,
+    "MODEL.FPN.OUT_CHANNELS": 256,
+    "MODEL.FPN.NORM": "",
+    "MODEL.FPN.FUSE_TYPE": "sum",
+    "MODEL.FPN.TOP_BLOCK_IN_FEATURE": "p5",
+    "MODEL.FPN.TOP_BLOCK_RELU": True,
+    "MODEL.FPN.SIZE_DIVISIBILITY": 32,
+    "MODEL.ANCHOR_GENERATOR.OFFSET": 0.0,
+    "MODEL.RETINANET.HEAD_NAME": "RetinaNetHead",
+    "MODEL.RETINANET.NUM_CONVS": 4,
+    "MODEL.RETINANET.NORM": "",
+}
 _NEVER = -100.0  # a logit whose score is 0 in float32
 
 
@@ -55,7 +54,7 @@ def export(checkpoint: Checkpoint, cfg: CfgNode) -> Conversion:
     values = dict(flatten(cfg))
     problems = [
         f"{key} is {values[key]} (torchvision: {needed})"
-        for key, needed in flatten(_NEEDED)
+        for key, needed in _NEEDED.items()
         if _as_list(values[key]) != needed
     ]
     if problems:
@@ -78,7 +77,7 @@ def _names(labels):
     """torchvision's name -> ours, of all weights."""
     with torch.device("meta"):
         state = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=labels).state_dict()
-    theirs = torchvision.without_counters(state)
+    theirs = without_counters(state)
     return dict(zip(theirs, rename(theirs, torchvision.ALL_RENAMES)))
 
 

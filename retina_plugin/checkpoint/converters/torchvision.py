@@ -6,25 +6,25 @@ Detectron2's data set. Of another number of outputs all are kept: class i is tor
 file does not say whether label 0 was used.
 """
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
 from retina_plugin.checkpoint.class_remap import COCO_NAMES
 from retina_plugin.checkpoint.converters.architecture import network_config, torchvision_resnet
 from retina_plugin.checkpoint.converters.conversion import (
     COCO_IDS,
+    INFERENCE,
     RATIO_MAJOR,
     RGB_INPUT,
     Checkpoint,
     Config,
     Conversion,
     Weights,
-    merged,
     num_classes,
     rename,
     select_anchors,
     select_classes,
     set_norm_eps,
+    without_counters,
 )
 
 SUBNETS = {"classification_head": "cls_subnet", "regression_head": "bbox_subnet"}
@@ -46,28 +46,15 @@ _TOWERS = [
 ] + [(rf"^head\.{theirs}\.conv\.(\d)\.(weight|bias)", rf"head.{ours}.\1.\2") for theirs, ours in SUBNETS.items()]
 ALL_RENAMES = [*RENAMES, *_TOWERS]
 
-CONFIG = merged(
-    RGB_INPUT,
-    {
-        "MODEL": {
-            "RESNETS": {"STRIDE_IN_1X1": False},
-            "ANCHOR_GENERATOR": {
-                "NAME": "TorchvisionAnchorGenerator",
-                "SIZES": [[float(int(x * 2 ** (i / 3))) for i in range(3)] for x in (32, 64, 128, 256, 512)],
-                "ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
-            },
-            "RETINANET": {
-                "SCORE_THRESH_TEST": 0.05,
-                "TOPK_CANDIDATES_TEST": 1000,
-                "NMS_THRESH_TEST": 0.5,
-                "CLIP_BOXES_BEFORE_NMS": True,
-                "BBOX_REG_WEIGHTS": [1.0, 1.0, 1.0, 1.0],
-            },
-        },
-        "INPUT": {"MIN_SIZE_TEST": 800, "MAX_SIZE_TEST": 1333},
-        "TEST": {"DETECTIONS_PER_IMAGE": 300},
-    },
-)
+CONFIG = {
+    **RGB_INPUT,
+    **INFERENCE,
+    "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    "MODEL.ANCHOR_GENERATOR.NAME": "TorchvisionAnchorGenerator",
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[float(int(x * 2 ** (i / 3))) for i in range(3)] for x in (32, 64, 128, 256, 512)],
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
+    "TEST.DETECTIONS_PER_IMAGE": 300,
+}
 
 
 def recognizes(names: Collection[str]) -> bool:
@@ -106,12 +93,8 @@ def convert_renamed(
     else:
         notes.append("Class i is torchvision's label i, 0 included. DATASETS names COCO: set your own.")
     notes.append("torchvision resizes images in floating point, Detectron2 in whole numbers.")
-    return Conversion(model, merged(network_config(model), CONFIG, extra_config or {}), class_names, notes)
+    return Conversion(model, network_config(model) | CONFIG | (extra_config or {}), class_names, notes)
 
 
 def has_batch_norms(weights: Collection[str]) -> bool:
     return any(name.endswith(".num_batches_tracked") for name in weights)
-
-
-def without_counters(weights: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in weights.items() if not name.endswith(".num_batches_tracked")}

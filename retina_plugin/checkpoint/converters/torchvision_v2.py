@@ -7,7 +7,7 @@ here: in inference they compute the same.
 from collections.abc import Collection
 
 from retina_plugin.checkpoint.converters import torchvision
-from retina_plugin.checkpoint.converters.conversion import Checkpoint, Conversion, rename
+from retina_plugin.checkpoint.converters.conversion import Checkpoint, Conversion, rename, without_counters
 
 _TOWERS = [
     # The convolution and the norm of layer i.
@@ -16,7 +16,7 @@ _TOWERS = [
     for i in range(4)
     for part in range(2)
 ]
-_CONFIG = {"MODEL": {"RETINANET": {"BBOX_REG_LOSS_TYPE": "giou"}}}
+_CONFIG = {"MODEL.RETINANET.BBOX_REG_LOSS_TYPE": "giou"}
 
 
 def recognizes(names: Collection[str]) -> bool:
@@ -26,7 +26,7 @@ def recognizes(names: Collection[str]) -> bool:
 def convert(checkpoint: Checkpoint, norm_eps: float | None = None) -> Conversion:
     """See :func:`retina_plugin.checkpoint.converters.torchvision.convert`; ``norm_eps`` None is 1e-5."""
     weights = checkpoint["model"]
-    model = rename(torchvision.without_counters(weights), [*torchvision.RENAMES, *_TOWERS])
+    model = rename(without_counters(weights), [*torchvision.RENAMES, *_TOWERS])
     for name, value in list(model.items()):
         if "_subnet." in name and value.dim() == 4:
             model.setdefault(name.replace("weight", "bias"), value.new_zeros(len(value)))

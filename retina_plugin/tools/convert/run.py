@@ -1,5 +1,6 @@
 """Converts files of weights. Weights and configuration are checked against each other before either is written."""
 
+import functools
 import os
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -13,8 +14,9 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from retina_plugin.checkpoint import CheckpointError, read_checkpoint
 from retina_plugin.checkpoint.converters import TARGETS, convert, detect_source
-from retina_plugin.checkpoint.converters.conversion import Config, Conversion, Weights, merged
+from retina_plugin.checkpoint.converters.conversion import Conversion, Weights
 from retina_plugin.config import get_cfg, read_config
+from retina_plugin.core.text import list_some
 from retina_plugin.model_zoo import get_config_file
 
 _AUTHOR = "retina_plugin"
@@ -44,8 +46,7 @@ def convert_file(
         source = source or detect_source(checkpoint["model"])
         conversion = convert(checkpoint, source, norm_eps)
         base = yaml.safe_load(Path(get_config_file("Base-RetinaNet")).read_text())
-        config = merged(base, conversion.config)
-        _write(src, source, conversion, config, weights_path, config_path)
+        _write(src, source, conversion, base, weights_path, config_path)
     except CheckpointError as error:
         raise CheckpointError(f"{src}: {error}") from error.__cause__
     numbers = f"{len(checkpoint['model'])} weights of {source} became {len(conversion.model)} of FocalRetinaNet."
@@ -83,7 +84,7 @@ def export_file(
             checkpoint, read_config(str(config_file or _config_beside(src)), (), imports)
         )
         if conversion.config:
-            _write(src, "retina_plugin", conversion, conversion.config, weights_path, config_path)
+            _write(src, "retina_plugin", conversion, {}, weights_path, config_path)
             lines.append(str(config_path.resolve()))
         else:  # torchvision's files are nothing but weights
             _write_all({weights_path: conversion.model})
@@ -113,24 +114,26 @@ def _config_beside(src: Path) -> Path:
     )
 
 
-def _write(
-    src: Path, source: str, conversion: Conversion, config: Config, weights_path: Path, config_path: Path
-) -> None:
-    config = merged(config, {"MODEL": {"WEIGHTS": str(weights_path.resolve())}})
+def _write(src: Path, source: str, conversion: Conversion, base: dict, weights_path: Path, config_path: Path) -> None:
+    """Write weights and the configuration: nested keys of ``base``, and over them those of the conversion."""
+    config = CfgNode(base)
+    for key, value in {**conversion.config, "MODEL.WEIGHTS": str(weights_path.resolve())}.items():
+        *sections, name = key.split(".")
+        functools.reduce(lambda node, section: node.setdefault(section, CfgNode()), sections, config)[name] = value
     _check_fits(config, conversion.model)
     weights: dict[str, Any] = {"model": conversion.model, "__author__": _AUTHOR}
     if conversion.class_names is not None:
         weights["class_names"] = list(conversion.class_names)
     comments = [f"Converted from {src.name} ({source}) by python -m retina_plugin convert.", *conversion.notes]
     lines = [f"# {line}\n" for comment in comments for line in textwrap.wrap(comment, 115)]
-    text = yaml.safe_dump(config, default_flow_style=None, sort_keys=False, width=120)
+    text = config.dump(default_flow_style=None, sort_keys=False, width=120)
     _write_all({weights_path: weights, config_path: "".join(lines) + text})
 
 
-def _check_fits(config: Config, model: Weights) -> None:
+def _check_fits(config: CfgNode, model: Weights) -> None:
     """Check that weights are exactly those of the detector that a configuration builds."""
     cfg = get_cfg()
-    cfg.merge_from_other_cfg(CfgNode(config))
+    cfg.merge_from_other_cfg(config)
     with torch.device("meta"):  # no memory, no time
         built = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).state_dict()
     shapes = {name: tuple(value.shape) for name, value in built.items() if name != "loss_normalizer.ema"}
@@ -142,10 +145,8 @@ def _check_fits(config: Config, model: Weights) -> None:
         if name in shapes and tuple(value.shape) != shapes[name]
     ]
     if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError(
-            f"the weights do not fit {cfg.MODEL.META_ARCHITECTURE} with their shapes: {'; '.join(problems[:5])}{more}"
-        )
+        listed = list_some(problems, 5, "; ")
+        raise CheckpointError(f"the weights do not fit {cfg.MODEL.META_ARCHITECTURE} with their shapes: {listed}")
 
 
 def _write_all(contents: Mapping[Path, Any]) -> None:

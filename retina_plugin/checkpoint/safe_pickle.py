@@ -42,7 +42,7 @@ def load(file: IO[bytes]) -> Any:
         UnsafePickle: it has an array of objects.
         Exception: of many kinds, where this is no pickle or a damaged one.
     """
-    return without_stand_ins(_Unpickler(file, encoding="latin1").load())
+    return without_stand_ins(_Unpickler(file).load())
 
 
 def first_forbidden_global(file: IO[bytes], is_admitted: Callable[[str], bool], num_pickles: int = 1) -> str | None:
@@ -84,8 +84,30 @@ def without_stand_ins(value: Any) -> Any:
     return value
 
 
-# The unpickler in Python: its memo is a dict. That in C allocates as many entries as a (damaged) file asks for.
-_PythonUnpickler = pickle._Unpickler
+class _CompleteReads:
+    """A binary file that raises ``EOFError`` where it ends within what is read."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def read(self, size):
+        data = self._file.read(size)
+        if len(data) < size:
+            raise EOFError("it ends too early")
+        return data
+
+    def readline(self):
+        line = self._file.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError("it ends too early")
+        return line
+
+
+class _PythonUnpickler(pickle._Unpickler):
+    """The unpickler in Python: its memo is a dict. That in C allocates as many entries as a (damaged) file asks for."""
+
+    def __init__(self, file):
+        super().__init__(_CompleteReads(file), encoding="latin1")
 
 
 class _Unpickler(_PythonUnpickler):
@@ -100,7 +122,7 @@ class _Walker(_PythonUnpickler):
     """Goes through a pickle with a thing that takes every call in place of every admitted global."""
 
     def __init__(self, file, is_admitted):
-        super().__init__(file, encoding="latin1")
+        super().__init__(file)
         self._is_admitted = is_admitted
 
     def find_class(self, module, name):

@@ -82,7 +82,7 @@ def identify_file(head: bytes) -> str | None:
     if not head:
         return "an empty file (0 bytes)"
     if not head.strip(b"\0"):
-        return "a file that begins with zeros: it was not written to its end"
+        return "a file that begins with zeros: get it again, it was not written to its end"
     for beginning, kind in _OTHER_KINDS.items():
         if head.startswith(beginning):
             return kind

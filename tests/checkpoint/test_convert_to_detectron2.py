@@ -71,6 +71,18 @@ def test_what_detectron2_cannot_do_is_refused(trained, overrides, message):
     assert not list(folder.glob("out*"))
 
 
+@pytest.mark.parametrize("target", ["detectron2", "torchvision"])
+@pytest.mark.parametrize("key", ["HEAD_NAME", "BOX_CODER"])
+def test_parts_of_a_project_are_refused(trained, key, target):
+    folder, _ = trained()
+    config = (folder / "config.yaml").read_text()
+    changed = re.sub(rf"\b{key}: \w+", f"{key}: Mine", config)
+    assert changed != config
+    (folder / "config.yaml").write_text(changed)
+    assert f"MODEL.RETINANET.{key} is Mine" in run_error(*command(folder, target))
+    assert not list(folder.glob("out*"))
+
+
 def test_a_configuration_is_needed(trained):
     folder, _ = trained()
     (folder / "config.yaml").rename(folder / "mine.yaml")

@@ -207,6 +207,12 @@ def test_existing_files_are_left_alone(tmp_path, small_state):
     assert (tmp_path / "converted.yaml").read_text() == "mine" and not (tmp_path / "converted.pth").exists()
 
 
+def test_both_files_are_written_or_none(tmp_path, small_state):
+    (tmp_path / "converted.pth.unfinished").mkdir()  # the weights cannot be written
+    assert "Is a directory" in convert_file_error(tmp_path, small_state)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["converted.pth.unfinished", "source.pth"]
+
+
 def test_written_configurations_are_plain_yaml(tmp_path):
     stem, _ = convert_file(tmp_path, make_source(SMALL, 5, eps=1e-5).state_dict())
     text = stem.with_suffix(".yaml").read_text()

@@ -3,15 +3,17 @@
 Exact, or refused: a detector that uses what Detectron2's own does not have cannot become one.
 """
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
 
 from retina_plugin.checkpoint.converters.conversion import Checkpoint, Conversion, without_loss_normalizer
-from retina_plugin.config import add_retina_config, flatten
+from retina_plugin.config import flatten, get_cfg
 from retina_plugin.core.errors import CheckpointError
 
 # What Detectron2's own RetinaNet always has, in keys that this plugin adds.
 _ITS_OWN = {
     "MODEL.RETINANET.HEAD_NAME": "RetinaNetHead",
+    "MODEL.RETINANET.BOX_CODER": "delta_xywh",
     "MODEL.RETINANET.CLIP_BOXES_BEFORE_NMS": False,
     "MODEL.FPN.TOP_BLOCK_IN_FEATURE": "res5",
     "MODEL.FPN.TOP_BLOCK_RELU": True,
@@ -31,9 +33,7 @@ def export(checkpoint: Checkpoint, cfg: CfgNode) -> Conversion:
     if problems:
         raise CheckpointError(f"Detectron2's own RetinaNet cannot compute the same: {'; '.join(problems)}")
 
-    defaults, plugins = dict(flatten(get_cfg())), get_cfg()
-    add_retina_config(plugins)
-    plugins = dict(flatten(plugins))
+    defaults, plugins = dict(flatten(get_detectron2_cfg())), dict(flatten(get_cfg()))
     keys = {key: value for key, value in values.items() if key in defaults and value != defaults[key]}
     keys |= {
         "MODEL.META_ARCHITECTURE": "RetinaNet",
@@ -43,6 +43,6 @@ def export(checkpoint: Checkpoint, cfg: CfgNode) -> Conversion:
     notes = [
         f"{key} {value} is not known to Detectron2, which would train otherwise."
         for key, value in values.items()
-        if key not in defaults and key.startswith("MODEL.RETINANET.") and value != plugins[key]
+        if key not in defaults and key.startswith("MODEL.RETINANET.") and value != plugins.get(key)
     ]
     return Conversion(without_loss_normalizer(checkpoint["model"]), keys, checkpoint.get("class_names"), notes)

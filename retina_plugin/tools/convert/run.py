@@ -1,11 +1,10 @@
 """Converts files of weights. Weights and configuration are checked against each other before either is written."""
 
 import functools
-import os
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml
@@ -16,6 +15,7 @@ from retina_plugin.checkpoint import CheckpointError, read_checkpoint
 from retina_plugin.checkpoint.converters import TARGETS, convert, detect_source
 from retina_plugin.checkpoint.converters.conversion import Conversion, Weights
 from retina_plugin.config import get_cfg, read_config
+from retina_plugin.core.files import atomic_write
 from retina_plugin.core.text import list_some
 from retina_plugin.model_zoo import get_config_file
 
@@ -87,7 +87,7 @@ def export_file(
             _write(src, "retina_plugin", conversion, {}, weights_path, config_path)
             lines.append(str(config_path.resolve()))
         else:  # torchvision's files are nothing but weights
-            _write_all({weights_path: conversion.model})
+            _save(conversion.model, weights_path)
     except CheckpointError as error:
         raise CheckpointError(f"{src}: {error}") from error.__cause__
     lines.append(f"{len(checkpoint['model'])} weights became {len(conversion.model)} of {target}.")
@@ -100,6 +100,7 @@ def _destination(dst: Path) -> tuple[Path, Path]:
     for path in paths:
         if path.exists():
             raise CheckpointError(f"{path} exists; name another destination, or remove it")
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
     return paths
 
 
@@ -127,7 +128,17 @@ def _write(src: Path, source: str, conversion: Conversion, base: dict, weights_p
     comments = [f"Converted from {src.name} ({source}) by python -m retina_plugin convert.", *conversion.notes]
     lines = [f"# {line}\n" for comment in comments for line in textwrap.wrap(comment, 115)]
     text = config.dump(default_flow_style=None, sort_keys=False, width=120)
-    _write_all({weights_path: weights, config_path: "".join(lines) + text})
+
+    def write_both(file: IO[bytes]) -> None:
+        file.write("".join(lines + [text]).encode())
+        file.flush()  # before the weights: a full disk leaves neither file
+        _save(weights, weights_path)
+
+    atomic_write(config_path, write_both)
+
+
+def _save(weights: Mapping[str, Any], path: Path) -> None:
+    atomic_write(path, lambda file: torch.save(weights, file))
 
 
 def _check_fits(config: CfgNode, model: Weights) -> None:
@@ -147,20 +158,3 @@ def _check_fits(config: CfgNode, model: Weights) -> None:
     if problems:
         listed = list_some(problems, 5, "; ")
         raise CheckpointError(f"the weights do not fit {cfg.MODEL.META_ARCHITECTURE} with their shapes: {listed}")
-
-
-def _write_all(contents: Mapping[Path, Any]) -> None:
-    """Write all files, text or what ``torch.save`` takes, or none: each is finished before the first gets its name."""
-    unfinished = {path: path.with_name(f"{path.name}.part") for path in contents}
-    try:
-        for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, str):
-                unfinished[path].write_text(content)
-            else:
-                torch.save(content, unfinished[path])
-        for path, part in unfinished.items():
-            os.replace(part, path)
-    finally:
-        for part in unfinished.values():
-            part.unlink(missing_ok=True)

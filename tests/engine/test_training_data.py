@@ -28,7 +28,7 @@ def images(folder):
 
 
 def test_an_unreadable_image_is_counted_in_the_metrics(config, tmp_path):
-    cfg = config()
+    cfg = config("DATALOADER.ASPECT_RATIO_GROUPING", False)  # 12 places of an order of 11 images: all are read
     for path in images(tmp_path)[:2]:
         path.write_bytes(b"")
     trainer = RetinaTrainer(cfg)

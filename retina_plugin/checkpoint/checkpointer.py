@@ -98,8 +98,7 @@ class RetinaCheckpointer(DetectionCheckpointer):
             return
         if self.class_names is not None:
             kwargs.setdefault("class_names", self.class_names)
-        remote = "://" in self.save_dir  # Detectron2's PathManager cannot rename there
-        if not self._has_saved and not remote:
+        if not self._has_saved:
             remove_unfinished(self.save_dir, ".pth", "last_checkpoint")
             self._has_saved = True
         states = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
@@ -110,21 +109,14 @@ class RetinaCheckpointer(DetectionCheckpointer):
             raise ValueError(f"a checkpoint is named without a folder, got {name}")
         path = os.path.join(self.save_dir, file_name)
         self.logger.info("Saving checkpoint to %s", path)
-        if remote:
-            with self.path_manager.open(path, "wb") as file:
-                torch.save(data, file)
-        else:
-            atomic_write(path, lambda file: torch.save(data, file))
+        atomic_write(path, lambda file: torch.save(data, file), path_manager=self.path_manager)
         if is_last:
             self.tag_last_checkpoint(file_name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Let ``last_checkpoint`` name a file of ``save_dir``."""
-        if "://" in self.save_dir:
-            super().tag_last_checkpoint(last_filename_basename)
-            return
-        name = last_filename_basename.encode()
-        atomic_write(os.path.join(self.save_dir, "last_checkpoint"), lambda file: file.write(name))
+        path, name = os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename.encode()
+        atomic_write(path, lambda file: file.write(name), path_manager=self.path_manager)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         return read_checkpoint(filename, allow_pickle=self.allow_pickle)

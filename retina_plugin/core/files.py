@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable
-from typing import IO
+from typing import IO, Any
 
 UNFINISHED_SUFFIX = ".unfinished"
 
@@ -17,15 +17,18 @@ _OTHER_KINDS = {
 _MARKUP = re.compile(rb"\s*<(!doctype|html|head|body|\?xml)", re.IGNORECASE)
 
 
-def atomic_write(path: str | os.PathLike, write: Callable[[IO[bytes]], object]) -> None:
+def atomic_write(
+    path: str | os.PathLike, write: Callable[[IO[bytes]], object], *, path_manager: Any | None = None
+) -> None:
     """Write a file in one step: a reader, also after a crash, sees the old file or all of the new one.
 
     A process that is killed leaves the file with the suffix ``.unfinished``, which nothing reads. A remote path
-    ("scheme://...") is written by Detectron2's ``PathManager`` instead, which has no atomic rename.
+    ("scheme://...") is written by a ``PathManager`` instead, which has no atomic rename.
 
     Args:
         path: the file.
         write: called with the open binary file.
+        path_manager: opens a remote path; None for Detectron2's.
 
     Raises:
         OSError: the file cannot be written.
@@ -34,7 +37,7 @@ def atomic_write(path: str | os.PathLike, write: Callable[[IO[bytes]], object]) 
     if "://" in path:
         from detectron2.utils.file_io import PathManager  # local files need no Detectron2
 
-        with PathManager.open(path, "wb") as remote:
+        with (path_manager or PathManager).open(path, "wb") as remote:
             write(remote)
         return
     unfinished = path + UNFINISHED_SUFFIX

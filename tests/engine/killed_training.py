@@ -154,9 +154,9 @@ def observe(progress):
     """Tell the parent of checkpoints and evaluations, which are no hooks of their own."""
     atomic_write, test = checkpointing.atomic_write, RetinaTrainer.test.__func__
 
-    def observed_write(*args):
+    def observed_write(*args, **options):
         progress.set("writes a checkpoint")
-        atomic_write(*args)
+        atomic_write(*args, **options)
         progress.set("trains")
 
     def observed_test(cls, *args):

@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if args.target:
-        options = {"config_file": args.config_file, "imports": args.imports, "allow_pickle": args.allow_pickle}
-        print(export_file(args.src, args.dst, args.target, **options))
+        configuration = {"config_file": args.config_file, "imports": args.imports}
+        trust = {"allow_unsafe_yaml": args.allow_unsafe_yaml, "allow_pickle": args.allow_pickle}
+        print(export_file(args.src, args.dst, args.target, **configuration, **trust))
     else:
         print(convert_file(args.src, args.dst, args.source, norm_eps=args.norm_eps, allow_pickle=args.allow_pickle))

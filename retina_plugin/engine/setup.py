@@ -33,7 +33,10 @@ def load_config(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode
     Raises:
         ConfigError: with one line for each problem.
     """
-    cfg = read_config(args.config_file, args.opts, getattr(args, "imports", ()), cfg)
+    cfg = read_config(
+        *(args.config_file, args.opts, getattr(args, "imports", ()), cfg),
+        allow_unsafe=getattr(args, "allow_unsafe_yaml", False),
+    )
     processes = processes_of(args)
     if not args.eval_only:
         scale_schedule(cfg, processes.world_size)

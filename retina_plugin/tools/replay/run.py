@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from detectron2.modeling import build_model
 from torch import nn
 
 from retina_plugin.config import get_cfg, merge_config, merge_values
 from retina_plugin.config.imports import add_imports
+from retina_plugin.config.yaml_file import parse_yaml
 from retina_plugin.core.errors import ConfigError
 from retina_plugin.diagnostics.snapshot import StepSnapshot, read_snapshot
 from retina_plugin.diagnostics.step_diagnosis import StepDiagnosis, diagnose_step, image_name
@@ -64,7 +64,7 @@ def _build_model(
     add_imports(cfg, imports)
     folder = file.resolve().parent
     run_folder = folder.parent if folder.name == "divergence" else folder
-    merge_values(cfg, yaml.safe_load(data["config"]), str(file), run_folder)
+    merge_values(cfg, parse_yaml(data["config"], f"the configuration in {file}"), str(file), run_folder)
     merge_config(cfg, opts=opts)
     cfg.MODEL.DEVICE = device
     try:

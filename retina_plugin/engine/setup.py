@@ -65,6 +65,7 @@ def check_config(cfg: CfgNode, *, num_gpus: int = 1, num_machines: int = 1, eval
     problems = [
         *checks.name_problems(cfg),
         *checks.model_problems(cfg),
+        *(() if eval_only else checks.rcnn_key_problems(cfg)),
         *checks.process_problems(cfg, num_gpus, num_machines, eval_only),
         *checks.precision_problems(cfg, eval_only),
         *checks.step_problems(cfg, num_gpus * num_machines, eval_only),

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from retina_plugin.data.checks import MAX_DROPPED
 from retina_plugin.tools.check_data.check import check_data_set_of
 
 
@@ -10,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = (
         "Exit status 0: no errors (there may be warnings and notes); 1: errors; 2: the data set cannot be read, or the "
-        "arguments are wrong. With --fix, the status is that of the data set as it is."
+        "arguments are wrong. With --fix, the status is that of the data set as it is, or 1 if no copy was written."
     )
     add = parser.add_argument
     add("words", nargs="*", metavar="[NAME] KEY VALUE", help="data set registered with Detectron2; overrides")
@@ -24,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--examples", type=int, default=3, metavar="N", help="places to print of each kind (default: %(default)s)")
     add("--report", type=Path, metavar="FILE", help="write every finding, to .csv or .json")
     add("--fix", type=Path, metavar="FILE", help="write a corrected copy of the COCO file")
+    share = f"{MAX_DROPPED:.0%}".replace("%", "%%")
+    add("--drop", action="store_true", help=f"let --fix drop more than {share} of images, annotations or categories")
     add("--opts", nargs="...", default=[], help=argparse.SUPPRESS)  # an older form of KEY VALUE
 
 
@@ -44,5 +47,6 @@ def run(args: argparse.Namespace) -> int:
         examples=args.examples,
         report_file=args.report,
         fixed_file=args.fix,
+        drop=args.drop,
     )
     return status

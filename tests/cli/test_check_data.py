@@ -67,6 +67,7 @@ def test_what_cannot_be_read_has_status_2(random_set, tmp_path, capsys):
     (["quick_start_digits_tran"], "data set 'quick_start_digits_tran' is not registered. Did you mean"),
     (["--json", "a.json", "--images", ".", "--report", "a.txt"], "must end in .csv or .json"),
     (["--json", "a.json", "--images", ".", "--fix", "nowhere/a.json"], "there is no folder nowhere"),
+    (["--json", "a.json", "--images", ".", "--drop"], "--drop is for --fix FILE"),
     (["--json", "a.json", "--images", ".", "--examples", "0"], "--examples is 0"),
     (["--json", "a.json", "--images", ".", "--workers", "-1"], "--workers is -1"),
     (["--json", "a.json", "--images", ".", "--config-file", "no.yaml"], "cannot read config file no.yaml"),
@@ -150,14 +151,16 @@ def test_the_corrected_copy_is_clean_and_loads_and_the_original_stays(random_set
     random_set.path(random_set.coco["images"][-1]).write_text("<html>")
     random_set.coco["licenses"] = [{"id": 1, "name": "any"}]
     copy = tmp_path / "copy.json"
-    status, text = check("--fix", copy)
+    status, text = check("--fix", copy, "--drop")
     original = random_set.json_file.read_text()
     assert original == json.dumps(random_set.coco) and status == 1 and str(copy) in text and "Left in it" not in text
     for line in ("box-zero", "iscrowd-missing", "area-missing", "box-partly-outside", "annotation-id-duplicate"):
         assert line in text.partition("done")[2]
 
     corrected = json.loads(copy.read_text())
-    number = len(random_set.coco["annotations"]) - 1 - 4  # the empty box, and those of the image that is none
+    total, images = len(random_set.coco["annotations"]), len(random_set.coco["images"])
+    number = total - 1 - 4  # the empty box, and those of the image that is none
+    assert f"{images - 1} of {images} images, {number} of {total} annotations, 3 of 3 categories left." in text
     assert len(corrected["annotations"]) == number and corrected["licenses"] == random_set.coco["licenses"]
     assert main(["check-data", "--json", str(copy), "--images", str(random_set.image_root), *SIZES]) == 0
     assert "Nothing was found." in capsys.readouterr().out
@@ -165,6 +168,37 @@ def test_the_corrected_copy_is_clean_and_loads_and_the_original_stays(random_set
         assert len(COCO(str(copy)).anns) == number
     records = load_coco_json(str(copy), str(random_set.image_root), f"corrected_{tmp_path.name}")
     assert sum(len(record["annotations"]) for record in records) == number
+
+
+def test_no_copy_is_written_that_lacks_much_unless_it_is_asked_for(random_set, check, tmp_path):
+    copy, total = tmp_path / "copy.json", len(random_set.coco["annotations"])
+    share = int(random_set.rng.integers(1, total // 20 + 1))  # 5 % may go
+    for annotation in random_set.coco["annotations"][:share]:
+        annotation["bbox"] = [10.0, 10.0, 0.0, 30.0]
+    status, text = check("--fix", copy)
+    assert status == 1 and f"{total - share} of {total} annotations" in text
+    assert len(json.loads(copy.read_text())["annotations"]) == total - share
+    copy.unlink()
+    for annotation in random_set.coco["annotations"][: total // 20 + 1]:
+        annotation["bbox"] = [10.0, 10.0, 0.0, 30.0]
+    for category in ("bus", "boat"):  # of five, two have one id: nothing goes
+        random_set.coco["categories"].append({"id": 9, "name": category})
+    status, text = check("--fix", copy)
+    gone, left = total // 20 + 1, total - total // 20 - 1
+    assert status == 1 and not copy.exists()
+    assert f"{left} of {total} annotations, 5 of 5 categories left." in text
+    assert f"written: --fix would drop {gone} of {total} annotations (box-zero: {gone}), more than 5%" in text
+    status, text = check("--fix", copy, "--drop")
+    assert status == 1 and f"{left} of {total} annotations, 5 of 5 categories left." in text
+    assert len(json.loads(copy.read_text())["annotations"]) == left
+
+
+def test_repeated_boxes_alone_are_status_1_if_the_copy_is_not_written(random_set, check, tmp_path):
+    """A repeated box is a warning; the copy that the user asked for is missing all the same."""
+    random_set.coco["annotations"] += [{**a, "id": 1000 + a["id"]} for a in random_set.coco["annotations"][:20]]
+    assert check()[0] == 0
+    status, text = check("--fix", tmp_path / "copy.json")
+    assert status == 1 and "box-duplicate: 20" in text and not (tmp_path / "copy.json").exists()
 
 
 def test_the_original_is_never_written(random_set, check, capsys):

@@ -8,8 +8,8 @@ a ``Context`` and leaves in it what the next check can use. The repair of a kind
 from retina_plugin.data.checks.context import Context
 from retina_plugin.data.checks.findings import ERROR, KINDS, CannotCheck, Findings
 from retina_plugin.data.checks.image_files import ImageFiles
-from retina_plugin.data.checks.run import check_data_set, repair_until_clean
+from retina_plugin.data.checks.run import MAX_DROPPED, Repaired, check_data_set, repair_until_clean
 from retina_plugin.data.checks.sources import from_catalog, from_json
 
-__all__ = ["ERROR", "KINDS", "CannotCheck", "Context", "Findings", "ImageFiles"]
+__all__ = ["ERROR", "KINDS", "MAX_DROPPED", "CannotCheck", "Context", "Findings", "ImageFiles", "Repaired"]
 __all__ += ["check_data_set", "from_catalog", "from_json", "repair_until_clean"]

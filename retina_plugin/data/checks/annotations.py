@@ -4,9 +4,9 @@ import textwrap
 from typing import Any
 
 from retina_plugin.data.checks.context import Context, check
-from retina_plugin.data.checks.entries import is_finite, is_number
+from retina_plugin.data.checks.entries import as_id, as_numbers, is_finite, is_number
 from retina_plugin.data.checks.findings import Finding, Kind, error_kind, warning_kind
-from retina_plugin.data.checks.repair import Editor, repairs
+from retina_plugin.data.checks.repair import STRINGS_CONVERTED, Editor, repairs
 
 NO_CROWD = error_kind("""iscrowd-missing: COCO's evaluation on this set stops with a KeyError, after the training.
     Training alone does not read it. Add iscrowd: 0. --fix does.""")
@@ -19,13 +19,13 @@ def _add_crowd(editor: Editor, finding: Finding) -> str:
 
 
 BAD_CROWD = error_kind("""iscrowd-invalid: Every value but 0 is a group for Detectron2: training drops the box. Write 0,
-    or 1 for a group of objects. --fix does for true, false, "0" and "1".""")
+    or 1 for a group of objects. --fix does for true, false and strings of 0 and 1.""")
 
 
 @repairs(BAD_CROWD)
 def _convert_crowd(editor: Editor, finding: Finding) -> str | None:
-    value = finding.entry["iscrowd"]
-    if not (isinstance(value, bool) or value in ("0", "1")):
+    value = as_id(finding.entry["iscrowd"])
+    if not isinstance(value, (bool, int)) or value not in (0, 1):
         return None
     finding.entry["iscrowd"] = int(value)
     return "written as 0 or 1"
@@ -44,13 +44,18 @@ def _turn_ignore_into_crowd(editor: Editor, finding: Finding) -> str:
 NO_AREA = error_kind("""area-missing: COCO's evaluation on this set stops with a KeyError, after the training. Training
     alone does not read it. Add the area of the object, or width times height. --fix writes the latter.""")
 BAD_AREA = error_kind("""area-invalid: COCO's evaluation tells small, medium and large objects by it: it stops, or
-    leaves the object out of all three. Write a positive number of pixels. --fix writes width times height.""")
+    leaves the object out of all three. Write a positive number of pixels. --fix converts strings of numbers, and writes
+    width times height otherwise.""")
 OTHER_AREA = warning_kind("""area-inconsistent: The box cannot have this area: AP of small, medium and large objects
     counts the object as one of another size. Write the object's area in pixels. --fix writes width times height.""")
 
 
 @repairs(NO_AREA, BAD_AREA, OTHER_AREA)
 def _write_area(editor: Editor, finding: Finding) -> str:
+    area = finding.entry.get("area")
+    if isinstance(area, str) and is_finite(as_numbers(area)):
+        finding.entry["area"] = as_numbers(area)
+        return STRINGS_CONVERTED
     _, _, width, height = finding.entry["bbox"]
     finding.entry["area"] = width * height
     return "width times height written"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
 
 from retina_plugin.data.checks.entries import Entries, Table
 from retina_plugin.data.checks.findings import Entry, Findings
@@ -22,21 +23,17 @@ class DataSet:
     json_file: str | None = None  # None if the data set is made of dicts
     classes: Sequence[str] | None = None  # registered names, in the order of labels
     labels: Mapping[Any, int] | None = None  # registered labels 0..K-1, by category id
-    _listings: dict[str, list[str]] = field(default_factory=dict, repr=False)
+    # File names of images that the last check could correct, with the right ones.
+    right_names: dict[str, str] = field(default_factory=dict, repr=False)
 
     def path(self, image: Entry) -> str:
         """Path of the file of an image, joined of folder and name as in Detectron2."""
         name = image["file_name"]
         return name if self.image_root is None else os.path.join(self.image_root, name)
 
-    def names_in(self, folder: str) -> list[str]:
-        """Names in a folder of this machine; empty if it is missing."""
-        if folder not in self._listings:
-            try:
-                self._listings[folder] = os.listdir(folder or ".")
-            except OSError:
-                self._listings[folder] = []
-        return self._listings[folder]
+    def has_folder(self) -> bool:
+        """Whether the folder of images is there; True if file names are complete."""
+        return self.image_root is None or PathManager.isdir(self.image_root)
 
 
 @dataclass

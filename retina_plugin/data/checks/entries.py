@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -71,6 +72,28 @@ def is_number(value: object) -> bool:
 
 def is_finite(value: Any) -> bool:
     return is_number(value) and math.isfinite(value)
+
+
+# Neither "nan" nor "inf", nor "1_000", which Python reads, nor "1,5", whose comma may stand for anything.
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+
+
+def as_numbers(value: Any) -> Any:
+    """Convert strings of numbers, also those in a list: "12" and "1e3" become 12 and 1000.0; all else stays."""
+    if isinstance(value, list):
+        return [as_numbers(item) for item in value]
+    if not isinstance(value, str) or not _NUMBER.fullmatch(value.strip()):
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        return number if math.isfinite(number := float(value)) else value
+
+
+def as_id(value: Any) -> Any:
+    """Convert a string of a whole number, such as "12", " 12 " or "12.0", to the number; all else stays."""
+    number = as_numbers(value) if isinstance(value, str) else value
+    return int(number) if is_finite(number) and number == int(number) else value
 
 
 def is_id(value: object) -> bool:

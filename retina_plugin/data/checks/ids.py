@@ -1,13 +1,24 @@
 """Checks that ids are unique and refer to entries of the file."""
 
-from collections import Counter
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import Any
 
 from retina_plugin.data.checks.context import Context, check
-from retina_plugin.data.checks.entries import Entries, is_id
-from retina_plugin.data.checks.findings import Entry, Finding, error_kind, warning_kind
-from retina_plugin.data.checks.repair import Editor, drop_annotation, new_annotation_id, repairs
+from retina_plugin.data.checks.entries import Entries, as_id
+from retina_plugin.data.checks.findings import Entry, Finding, Findings, error_kind, warning_kind
+from retina_plugin.data.checks.repair import (
+    REFERENCES,
+    Editor,
+    by_number,
+    drop_annotation,
+    ids_in,
+    new_annotation_id,
+    repairs,
+)
+
+_id = itemgetter("id")
 
 IMAGE_ID = error_kind("""image-id-duplicate: Only the last image of an id is loaded, with the boxes of all of them. Give
     every image an id of its own. --fix does if no box refers to the id.""")
@@ -33,15 +44,22 @@ ANNOTATION_ID_0 = warning_kind("""annotation-id-zero: COCO's evaluation takes id
 repairs(ANNOTATION_ID, ANNOTATION_ID_0)(new_annotation_id)
 
 ID_TYPE = error_kind("""id-type: A number is not the string with its digits: the annotation is lost, or loading stops
-    with a KeyError. Use one type for all ids. --fix uses that of the images and categories.""")
+    with a KeyError, or with a TypeError where ids are sorted. Use one type for all ids. --fix converts ids of
+    annotations to those of images and categories, and strings among numbers there if they have digits alone.""")
 
 
 @repairs(ID_TYPE)
-def _convert_ids(editor: Editor, finding: Finding) -> str:
-    annotation = finding.entry
-    for name, known in (("image_id", editor.first_images), ("category_id", editor.first_categories)):
-        if annotation[name] not in known and _other_type(annotation[name]) in known:
-            annotation[name] = _other_type(annotation[name])
+def _convert_ids(editor: Editor, finding: Finding) -> str | None:
+    entry, by_number = finding.entry, editor.ids_by_number
+    if finding.annotation is None:
+        section = "images" if finding.category is None else "categories"
+        number = as_id(entry["id"])
+        if isinstance(number, str) or by_number[section].get(number) != entry["id"]:
+            return None
+        entry["id"] = number
+        return "id converted"
+    for name, section in REFERENCES.items():
+        entry[name] = by_number[section].get(as_id(entry[name]), entry[name])
     return "id converted"
 
 
@@ -56,20 +74,20 @@ repairs(UNKNOWN_IMAGE, UNKNOWN_CATEGORY)(drop_annotation)
 def check_ids(context: Context) -> None:
     """Find repeated ids and file names and dangling references, and keep annotations with an image and a category."""
     found, data, entries = context.found, context.data, context.entries
-    for image in _repeated(entries.images, "id"):
+    for image in _repeated(entries.images, _id):
         found.add(IMAGE_ID, f"id {image['id']!r} again", image)
-    for image in _repeated(entries.images, "file_name"):
+    for image in _repeated(entries.images, lambda image: os.path.normpath(data.path(image))):
         found.add(FILE_NAME, f"{image['file_name']} again", image)
     image_of = entries.image_of
     # Detectron2 accepts repeated ids in the files of COCO 2014 that are known for them.
     if data.json_file is None or "minival" not in str(data.json_file):
-        for annotation in _repeated(entries.annotations, "id"):
+        for annotation in _repeated(entries.annotations, _id):
             found.add(ANNOTATION_ID, f"id {annotation['id']!r} again", image_of.get(annotation["image_id"]), annotation)
     # An entry that lacks a field cannot be used, but its id is known.
-    known = {
-        name: {e["id"] for e in data.coco[section] if isinstance(e, dict) and is_id(e.get("id"))}
-        for name, section in (("image_id", "images"), ("category_id", "categories"))
-    }
+    known = {section: ids_in(data.coco[section]) for section in REFERENCES.values()}
+    numbers = {section: by_number(ids) for section, ids in known.items()}
+    _check_types(entries.images, found, lambda image: (image,))
+    _check_types(entries.categories, found, lambda category: (None, None, category))
     classes = {category["id"] for category in entries.categories}
     usable = []
     for annotation in entries.annotations:
@@ -78,34 +96,35 @@ def check_ids(context: Context) -> None:
         if annotation["id"] == 0:
             found.add(ANNOTATION_ID_0, "id 0", *place)
         of_other_type = [
-            name for name, ids in known.items() if annotation[name] not in ids and _other_type(annotation[name]) in ids
+            name
+            for name, section in REFERENCES.items()
+            if annotation[name] not in known[section] and as_id(annotation[name]) in numbers[section]
         ]
         for name in of_other_type:
             found.add(ID_TYPE, f"{name} is {annotation[name]!r}, of another type", *place)
         if of_other_type:
             continue
-        if image_id not in known["image_id"]:
+        if image_id not in known["images"]:
             found.add(UNKNOWN_IMAGE, f"no image {image_id!r}", *place)
-        elif category_id not in known["category_id"]:
+        elif category_id not in known["categories"]:
             found.add(UNKNOWN_CATEGORY, f"no category {category_id!r}", *place)
         elif image_id in image_of and category_id in classes:
             usable.append(annotation)
     context.entries = Entries(entries.images, usable, entries.categories)
 
 
-def _other_type(value: Any) -> int | str | None:
-    """An id as a number if it is a string of digits, and as a string if it is a number."""
-    if isinstance(value, str):
-        return int(value) if value.strip().isdecimal() else None
-    return str(value)
+def _check_types(entries: list[Entry], found: Findings, place: Callable[[Entry], tuple[Entry | None, ...]]) -> None:
+    strings = [entry for entry in entries if isinstance(entry["id"], str)]
+    if len(strings) < len(entries):
+        for entry in strings:
+            found.add(ID_TYPE, f"id {entry['id']!r} among numbers", *place(entry))
 
 
-def _repeated(entries: list[Entry], field: str) -> Iterator[Entry]:
-    """The entries whose value of a field an entry before them has."""
-    counts = Counter(entry[field] for entry in entries)
+def _repeated(entries: list[Entry], key: Callable[[Entry], Any]) -> Iterator[Entry]:
+    """The entries whose key an entry before them has."""
     seen = set()
     for entry in entries:
-        if counts[entry[field]] > 1:
-            if entry[field] in seen:
-                yield entry
-            seen.add(entry[field])
+        value = key(entry)
+        if value in seen:
+            yield entry
+        seen.add(value)

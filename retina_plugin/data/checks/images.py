@@ -1,49 +1,27 @@
 """Checks that images can be read, have the annotated size, keep their content when they are read, and have boxes."""
 
-import os
-import unicodedata
 from collections import Counter
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
-from detectron2.utils.file_io import PathManager
 
 from retina_plugin.data.checks import image_files
-from retina_plugin.data.checks.context import Context, DataSet, check
+from retina_plugin.data.checks.context import Context, check
 from retina_plugin.data.checks.entries import is_box
 from retina_plugin.data.checks.findings import KINDS, Entry, Finding, Findings, error_kind, note_kind, warning_kind
-from retina_plugin.data.checks.repair import Editor, repairs
+from retina_plugin.data.checks.names import NOT_READ
+from retina_plugin.data.checks.repair import Editor, drop_image, repairs
 
-NO_FOLDER = error_kind("image-folder-missing: Training stops at the first batch. Correct the folder of images.")
-_STOPS = "Training takes another image instead, and stops after DATALOADER.MAX_UNREADABLE of them; evaluation stops."
 _COPY = "Copy or download it again. --fix removes the entry."
-MISSING = error_kind(f"image-missing: {_STOPS} Put the file there, or remove the entry. --fix removes it.")
-EMPTY = error_kind(f"image-empty: {_STOPS} {_COPY}")
-NOT_IMAGE = error_kind(f"image-not-image: {_STOPS} Replace the file by the image. --fix removes the entry.")
-TRUNCATED = error_kind(f"image-truncated: {_STOPS} {_COPY}")
+EMPTY = error_kind(f"image-empty: {NOT_READ} {_COPY}")
+NOT_IMAGE = error_kind(f"image-not-image: {NOT_READ} Replace the file by the image. --fix removes the entry.")
+TRUNCATED = error_kind(f"image-truncated: {NOT_READ} {_COPY}")
 DAMAGED = error_kind(f"""image-damaged: Training takes another image instead, or sees noise or gray in a part of it.
     {_COPY}""")
-UNREADABLE = error_kind(f"image-unreadable: {_STOPS} Make it readable or replace it. --fix removes the entry.")
-
-
-@repairs(MISSING, EMPTY, NOT_IMAGE, TRUNCATED, DAMAGED, UNREADABLE)
-def _drop_image(editor: Editor, finding: Finding) -> str | None:
-    # If no file can be used, the folder is probably the wrong one.
-    return editor.drop(finding.entry, "image") if editor.some_file_is_good else None
-
-
-OTHER_NAME = error_kind(f"""image-name-differs: {_STOPS} A file of another spelling is there. Correct the name (case,
-    slashes, accents). --fix does.""")
-
-
-@repairs(OTHER_NAME)
-def _correct_name(editor: Editor, finding: Finding) -> str:
-    finding.entry["file_name"] = _similar_name(finding.entry, editor.data)
-    return "name corrected"
-
+UNREADABLE = error_kind(f"image-unreadable: {NOT_READ} Make it readable or replace it. --fix removes the entry.")
+repairs(EMPTY, NOT_IMAGE, TRUNCATED, DAMAGED, UNREADABLE)(drop_image)
 
 SIZE = error_kind("""image-size: A SizeMismatchError: training takes another image instead, and evaluation stops.
     Correct width and height or, if the file was resized, scale the boxes. --fix corrects them if the boxes fit and it
@@ -77,8 +55,6 @@ VANISHES = error_kind("""image-vanishes: MAX_SIZE_TRAIN leaves no pixel of its s
     or remove it.""")
 SLIVER = warning_kind("""image-sliver: MAX_SIZE_TRAIN leaves less than 32 pixels of its short side, the side of P3's
     smallest anchor. Cut the image into pieces, or raise INPUT.MAX_SIZE_TRAIN.""")
-PATH = warning_kind("""image-path: The name leads out of the folder of images: a copy of the data set elsewhere reads
-    other files or none. Use names relative to the folder.""")
 DEEP = error_kind("""image-16-bit: Detectron2 cuts pixels at 255: nearly all of the image becomes white. Scale the files
     to 8 bits.""")
 TRANSPARENT = warning_kind("""image-transparent: Detectron2 drops the transparency: hidden pixels are seen. Flatten the
@@ -94,31 +70,16 @@ def check_images(context: Context) -> None:
     """Find images that cannot be read, have another size, or lose content when they are read."""
     data, cfg, found = context.data, context.cfg, context.found
     for image in context.entries.images:
-        if data.image_root is not None:
-            _check_path(image, found)
         _check_training_size(image, cfg, found)
-    if context.files is None:
-        return
-    if data.image_root is not None and not PathManager.isdir(data.image_root):
-        found.add(NO_FOLDER, f"no folder {data.image_root}")
+    if context.files is None or not data.has_folder():
         return
     files = context.files.look(data.path(image) for image in context.entries.images)
     for image, file in zip(context.entries.images, files):
-        if file.problem == image_files.MISSING:
-            _report_missing(image, data, found)
-        elif file.problem:
-            found.add(KINDS[f"image-{file.problem}"], file.detail, image)
-        else:
+        if file.problem is None:
             _check_size(image, file, found)
             _check_colors(image, file, cfg, found)
-
-
-def _check_path(image: Entry, found: Findings) -> None:
-    name = image["file_name"]
-    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive:
-        found.add(PATH, "an absolute path", image)
-    elif ".." in PurePosixPath(name).parts:
-        found.add(PATH, "leaves the folder by ..", image)
+        elif file.problem != image_files.MISSING:  # which check_names reports
+            found.add(KINDS[f"image-{file.problem}"], file.detail, image)
 
 
 def _check_training_size(image: Entry, cfg: CfgNode, found: Findings) -> None:
@@ -163,43 +124,6 @@ def _check_colors(image: Entry, file: image_files.ImageFile, cfg: CfgNode, found
 
 def _size(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
-
-
-def _report_missing(image: Entry, data: DataSet, found: Findings) -> None:
-    similar = _similar_name(image, data)
-    if similar is not None:
-        found.add(OTHER_NAME, f"the file is {similar}", image)
-        return
-    path = data.path(image)
-    stem, base = os.path.splitext(os.path.basename(path))[0], os.path.basename(image["file_name"])
-    near = [name for name in data.names_in(os.path.dirname(path)) if os.path.splitext(name)[0] == stem]
-    if not near and data.image_root is not None and base in data.names_in(data.image_root):
-        near = [base]
-    found.add(MISSING, f"no file {path}" + (f", but {near[0]}" if near else ""), image)
-
-
-def _similar_name(image: Entry, data: DataSet) -> str | None:
-    """The only file whose name has another case, slashes or accents, relative to the folder of images."""
-    if os.path.exists(data.path(image)):
-        return None
-    folder, rest = data.image_root or "", image["file_name"].replace("\\", "/")
-    if data.image_root is None:
-        folder, rest = os.path.split(rest)
-    parts: list[str] = []
-    for part in PurePosixPath(rest).parts:
-        same = [entry for entry in data.names_in(os.path.join(folder, *parts)) if _folded(entry) == _folded(part)]
-        if part in same:
-            same = [part]
-        if len(same) != 1:
-            return None
-        parts.append(same[0])
-    if not parts:
-        return None
-    return os.path.join(*parts) if data.image_root is not None else os.path.join(folder, *parts)
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 NOTHING = error_kind("""nothing-to-train: No image has a box that training can use: Detectron2 stops when it builds the

@@ -1,14 +1,30 @@
 """What repairs share. A repair is declared beside its kind, and acts only if exactly one correction is possible."""
 
 import itertools
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
 from retina_plugin.data.checks.context import DataSet
-from retina_plugin.data.checks.entries import is_finite, is_id, is_number
+from retina_plugin.data.checks.entries import as_id, is_finite, is_id, is_number
 from retina_plugin.data.checks.findings import Entry, Finding, Kind
 from retina_plugin.data.checks.image_files import ImageFile, ImageFiles
+
+STRINGS_CONVERTED = "strings converted to numbers"
+SECTIONS = ("images", "annotations", "categories")
+REFERENCES = {"image_id": "images", "category_id": "categories"}  # of annotations
+
+
+def ids_in(entries: Iterable[Any]) -> set[Any]:
+    """The valid ids of entries of a section, which may lack them."""
+    return {entry["id"] for entry in entries if isinstance(entry, dict) and is_id(entry.get("id"))}
+
+
+def by_number(ids: Iterable[Any]) -> dict[Any, Any]:
+    """Ids by what they are as numbers, if they can be; without those of which two are one number."""
+    counts = Counter(map(as_id, ids))
+    return {as_id(identifier): identifier for identifier in ids if counts[as_id(identifier)] == 1}
 
 
 class Editor:
@@ -23,6 +39,7 @@ class Editor:
             {entry["id"]: entry for entry in reversed(self.entries(section)) if is_id(entry.get("id"))}
             for section in ("images", "categories")
         )
+        self.ids_by_number = {section: by_number(ids_in(self.entries(section))) for section in REFERENCES.values()}
         self.annotations_of: dict[Any, list[Entry]] = {}  # by image id
         for annotation in self.entries("annotations"):
             if is_id(annotation.get("image_id")):
@@ -84,6 +101,11 @@ def repairs(*kinds: Kind) -> Callable[[Repair], Repair]:
         return repair
 
     return register
+
+
+def drop_image(editor: Editor, finding: Finding) -> str | None:
+    # If no file can be used, the folder is probably the wrong one.
+    return editor.drop(finding.entry, "image") if editor.some_file_is_good else None
 
 
 def drop_annotation(editor: Editor, finding: Finding) -> str | None:

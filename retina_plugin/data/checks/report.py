@@ -4,13 +4,14 @@ import csv
 import io
 import json
 import textwrap
-from collections.abc import Mapping
+from collections import Counter
 from pathlib import Path
 
 from tabulate import tabulate
 
 from retina_plugin.core.files import atomic_write_text
-from retina_plugin.data.checks.findings import SEVERITIES, Finding, Findings, Kind
+from retina_plugin.data.checks.findings import SEVERITIES, Finding, Findings
+from retina_plugin.data.checks.run import Repaired
 
 _COLUMNS = ("severity", "kind", "file_name", "image_id", "annotation_id", "category_id", "detail")
 _WIDTH = 120
@@ -37,10 +38,23 @@ def summary(found: Findings) -> str:
     return f"{text}." if text else "Nothing was found."
 
 
-def changes_as_text(changes: Mapping[tuple[Kind, str], int]) -> str:
-    """A table of the changes of ``repair_until_clean``."""
-    rows = [(kind.name, number, done) for (kind, done), number in changes.items()]
-    return tabulate(rows, ("kind", "count", "done"), "plain") if rows else "Nothing had to be changed."
+def changes_as_text(repaired: Repaired) -> str:
+    """A table of the changes of ``repair_until_clean``, and how much of the data set is left."""
+    rows = [(kind.name, number, done) for (kind, done), number in repaired.changes.items()]
+    table = tabulate(rows, ("kind", "count", "done"), "plain") if rows else "Nothing had to be changed."
+    left = ", ".join(f"{after} of {before} {section}" for section, (after, before) in repaired.sizes.items())
+    return f"{table}\n\n{left} left."
+
+
+def drops_as_text(repaired: Repaired) -> str:
+    """A line that says how many of what the repair drops, and why."""
+    sizes = repaired.sizes.items()
+    what = [f"{before - after} of {before} {section}" for section, (after, before) in sizes if after < before]
+    reasons = Counter[str]()
+    for (kind, done), number in repaired.changes.items():
+        if done.endswith("dropped"):
+            reasons[kind.name] += number
+    return f"{' and '.join(what)} ({', '.join(f'{name}: {number}' for name, number in reasons.items())})"
 
 
 def write_report(found: Findings, path: Path) -> None:

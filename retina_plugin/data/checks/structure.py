@@ -4,9 +4,9 @@ import textwrap
 from typing import Any
 
 from retina_plugin.data.checks.context import Context, check
-from retina_plugin.data.checks.entries import Entries, is_box, is_id, is_name, is_number, is_side
+from retina_plugin.data.checks.entries import Entries, as_numbers, is_box, is_id, is_name, is_number, is_side
 from retina_plugin.data.checks.findings import Entry, Finding, Findings, error_kind
-from retina_plugin.data.checks.repair import Editor, drop_annotation, new_annotation_id, repairs
+from retina_plugin.data.checks.repair import STRINGS_CONVERTED, Editor, drop_annotation, new_annotation_id, repairs
 
 EMPTY_SECTION = error_kind("section-empty: Loading stops. Export the file again: a list in it is empty.")
 
@@ -23,7 +23,8 @@ def _drop(editor: Editor, finding: Finding) -> str:
 NO_FIELD = error_kind("""field-missing: Loading, the first batch or the evaluation stops with a KeyError. Add the field.
     --fix numbers annotations, takes sizes from the files, and drops what has no other remedy.""")
 BAD_FIELD = error_kind("""field-invalid: Training or evaluation stops, or mistakes one entry for another. Ids are
-    integers or strings, sides positive integers, names strings. --fix as for field-missing.""")
+    integers or strings, sides positive integers, names strings. --fix writes sides as numbers; else as for
+    field-missing.""")
 
 
 @repairs(NO_FIELD, BAD_FIELD)
@@ -39,6 +40,10 @@ def _complete(editor: Editor, finding: Finding) -> str | None:
         return editor.drop(entry, "image")
     if is_side(entry.get("width")) and is_side(entry.get("height")):
         return None  # the other side's finding corrected both
+    sides = {side: as_numbers(entry.get(side)) for side in ("width", "height")}
+    if all(map(is_side, sides.values())):
+        entry.update(sides)
+        return STRINGS_CONVERTED
     file = editor.file(entry)
     if file is None:
         return None
@@ -47,8 +52,17 @@ def _complete(editor: Editor, finding: Finding) -> str | None:
 
 
 BAD_BOX = error_kind("""box-malformed: Loading or the first batch with it stops. A box is a list of four numbers [x, y,
-    width, height]. --fix drops the annotation.""")
-repairs(BAD_BOX)(drop_annotation)
+    width, height]. --fix converts strings of numbers, and drops the annotation otherwise.""")
+
+
+@repairs(BAD_BOX)
+def _convert_box(editor: Editor, finding: Finding) -> str | None:
+    box = as_numbers(finding.entry["bbox"])
+    if not is_box(box):
+        return drop_annotation(editor, finding)
+    finding.entry["bbox"] = box
+    return STRINGS_CONVERTED
+
 
 _FIELDS = {
     "image": {"id": is_id, "file_name": is_name, "width": is_side, "height": is_side},

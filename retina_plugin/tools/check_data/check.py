@@ -33,6 +33,7 @@ def check_data_set_of(
     examples: int = 3,
     report_file: Path | None = None,
     fixed_file: Path | None = None,
+    drop: bool = False,
 ) -> tuple[checks.Findings, int]:
     """Check a registered data set, or a COCO file and a folder of images, and print the findings.
 
@@ -44,6 +45,7 @@ def check_data_set_of(
         examples: places to print of each kind.
         report_file: gets every finding, as .csv or .json.
         fixed_file: gets a corrected copy of the COCO file.
+        drop: write the copy even if more than ``MAX_DROPPED`` of the images, annotations or categories is not in it.
 
     Returns:
         The findings, and an exit status: ``CLEAN``, ``ERRORS`` or, if the data set cannot be read, ``UNREADABLE``.
@@ -58,6 +60,8 @@ def check_data_set_of(
         raise ValueError("--images is the folder of --json's images; a registered data set has its own")
     if json_file and not image_root and read_images:
         raise ValueError("--json needs the folder of its images, --images DIR, or --no-images")
+    if drop and not fixed_file:
+        raise ValueError("--drop is for --fix FILE, which writes the corrected copy")
     if examples < 1:
         raise ValueError(f"--examples is {examples}: at least one place of each kind is printed")
     if workers is not None and workers < 0:
@@ -101,14 +105,27 @@ def check_data_set_of(
     if context is None:
         print("Nothing else could be checked.")
         return found, UNREADABLE
-    if fixed_file:
-        changes, left = checks.repair_until_clean(context)
-        atomic_write_text(fixed_file, json.dumps(context.data.coco))
-        print(f"\n{report.changes_as_text(changes)}\n\nCorrected copy: {fixed_file.resolve()}")
-        if len(left):
-            print("Left in it:")
-            _print(left, examples)
+    if fixed_file and not _write_repaired(context, fixed_file, drop, examples):
+        return found, ERRORS
     return found, ERRORS if found.count(checks.ERROR) else CLEAN
+
+
+def _write_repaired(context: checks.Context, path: Path, drop: bool, examples: int) -> bool:
+    """Write a corrected copy, unless that drops much without being asked to; return whether it was written."""
+    repaired = checks.repair_until_clean(context)
+    print(f"\n{report.changes_as_text(repaired)}")
+    if repaired.drops_much and not drop:
+        print(
+            f"\nNothing was written: --fix would drop {report.drops_as_text(repaired)}, more than "
+            f"{checks.MAX_DROPPED:.0%}. Correct what they have in common, or add --drop"
+        )
+        return False
+    atomic_write_text(path, json.dumps(context.data.coco))
+    print(f"\nCorrected copy: {path.resolve()}")
+    if len(repaired.left):
+        print("Left in it:")
+        _print(repaired.left, examples)
+    return True
 
 
 def _print(found: checks.Findings, examples: int) -> None:

@@ -451,14 +451,14 @@ _long("a_line_of_pixels", "image-vanishes", 8000, "map")
 _long("a_thin_strip", "image-sliver", 400, None)
 
 
-@case(left=("image-path",))
+@case()
 def absolute_path(s):
     image = s.some("images")
     image["file_name"] = str(s.path(image))
     return [("image-path", image, None)]
 
 
-@case(left=("image-path",))
+@case()
 def path_out_of_the_folder(s):
     image = s.some("images")
     image["file_name"] = f"../{s.image_root.name}/{image['file_name']}"

@@ -41,7 +41,7 @@ def test_a_flaw_is_found_where_it_is_and_repaired_alone(name, random_set, cfg, t
     assert places(found) == expected_places
     named = _named(found)
 
-    _, left = checks.repair_until_clean(context)
+    left = checks.repair_until_clean(context).left
     assert {finding.kind.name for finding in left} == set(case.left)
     if checks.KINDS["boxes-xyxy"] in found.by_kind():
         return  # which is about all boxes
@@ -117,7 +117,7 @@ def test_there_is_nothing_to_find_in_random_sets(random_set, cfg):
     random_set.write()
     context = random_set.check(cfg, num_classes=3)
     assert list(context.found) == []
-    changes, left = checks.repair_until_clean(context)
+    changes, left, _ = checks.repair_until_clean(context)
     assert changes == {} and list(left) == [] and context.data.coco == random_set.coco
 
 

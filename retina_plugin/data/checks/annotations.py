@@ -4,6 +4,7 @@ import textwrap
 from typing import Any
 
 from retina_plugin.data.checks.context import Context, check
+from retina_plugin.data.checks.dropped import has_no_polygon
 from retina_plugin.data.checks.entries import as_id, as_numbers, is_finite, is_number
 from retina_plugin.data.checks.findings import Finding, Kind, error_kind, warning_kind
 from retina_plugin.data.checks.repair import STRINGS_CONVERTED, Editor, repairs
@@ -125,6 +126,6 @@ def _mask_problem(mask: Any) -> tuple[Kind, str] | None:
         return BAD_MASK, shown
     if not all(isinstance(polygon, list) for polygon in mask):
         return BAD_MASK, f"{shown}, not a list of polygons"
-    if not any(len(polygon) % 2 == 0 and len(polygon) >= 6 for polygon in mask):
+    if has_no_polygon(mask):
         return NO_MASK, shown
     return None

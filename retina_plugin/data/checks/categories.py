@@ -3,8 +3,7 @@
 from collections import Counter
 
 from retina_plugin.data.checks.context import Context, check
-from retina_plugin.data.checks.entries import Entries
-from retina_plugin.data.checks.findings import Finding, Findings, error_kind, note_kind, warning_kind
+from retina_plugin.data.checks.findings import Finding, error_kind, note_kind, warning_kind
 from retina_plugin.data.checks.repair import Editor, repairs
 from retina_plugin.data.class_names import first_difference
 
@@ -54,20 +53,21 @@ def check_categories(context: Context) -> None:
             found.add(NO_NAME, f"category {identifier!r}", None, None, category)
         seen.add(identifier)
         names.setdefault(name, identifier)
-    _check_numbers_of_boxes(context.entries, found)
+    _check_numbers_of_boxes(context)
     if len(categories) == len(context.data.coco["categories"]):
         _check_labels(context)
 
 
-def _check_numbers_of_boxes(entries: Entries, found: Findings) -> None:
-    boxes = Counter(a["category_id"] for a in entries.annotations if not a.get("iscrowd"))
+def _check_numbers_of_boxes(context: Context) -> None:
+    entries, found = context.entries, context.found
+    boxes = Counter(a["category_id"] for a in entries.annotations if id(a) not in context.dropped)
     for category in entries.categories if boxes else ():
         identifier, name = category["id"], category["name"]
         number = boxes[identifier]
         if name.strip().strip("_").lower() in _BACKGROUND_NAMES:
             found.add(BACKGROUND, f"{name!r}, with {number} boxes", None, None, category)
         elif number == 0:
-            hint = ""
+            hint = " that training uses" if any(a["category_id"] == identifier for a in entries.annotations) else ""
             if identifier == 0 and len(entries.categories) > 1:
                 hint = " and id 0: some programs write a background or a group of the others there"
             found.add(NO_BOXES, f"{name!r} has no box{hint}", None, None, category)

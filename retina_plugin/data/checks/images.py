@@ -9,6 +9,7 @@ from detectron2.data.transforms import ResizeShortestEdge
 
 from retina_plugin.data.checks import image_files
 from retina_plugin.data.checks.context import Context, check
+from retina_plugin.data.checks.dropped import CROWD, NOT_LOADED, count_reasons
 from retina_plugin.data.checks.entries import is_box
 from retina_plugin.data.checks.findings import KINDS, Entry, Finding, Findings, error_kind, note_kind, warning_kind
 from retina_plugin.data.checks.names import NOT_READ
@@ -127,7 +128,7 @@ def _size(size: tuple[int, int]) -> str:
 
 
 NOTHING = error_kind("""nothing-to-train: No image has a box that training can use: Detectron2 stops when it builds the
-    loader. Add annotations, or correct what is reported about them above.""")
+    loader, or trains on background alone. Add annotations, or correct what is reported about them above.""")
 NO_BOXES = warning_kind("""image-without-boxes: Training drops the image. If it is meant as an example without objects,
     set DATALOADER.FILTER_EMPTY_ANNOTATIONS False.""")
 CROWD_ONLY = warning_kind("""image-crowd-only: All its boxes are groups (iscrowd), which training leaves out: it drops
@@ -140,14 +141,18 @@ MANY_BOXES = warning_kind("""image-many-boxes: No detector can find more boxes t
 def check_boxes_per_image(context: Context) -> None:
     """Find images without boxes, with groups alone, and with more boxes than a detector may find."""
     (images, annotations, _), cfg, found = context.entries, context.cfg, context.found
-    single = Counter(a["image_id"] for a in annotations if a.get("iscrowd", 0) == 0)
-    crowds = Counter(a["image_id"] for a in annotations if a.get("iscrowd", 0) != 0)
-    if images and not single:
-        found.add(NOTHING, f"{len(images)} images, {sum(crowds.values())} boxes of groups and no other")
+    if images and len(context.dropped) == len(annotations):
+        number = len(context.data.coco["annotations"])
+        reasons = count_reasons(Counter(context.dropped.values()))
+        found.add(
+            NOTHING, f"{len(images)} images, and none of {number} annotations is used" + f": {reasons}" * bool(reasons)
+        )
         return
+    loaded = Counter(a["image_id"] for a in annotations if context.dropped.get(id(a)) not in NOT_LOADED)
+    crowds = Counter(a["image_id"] for a in annotations if context.dropped.get(id(a)) == CROWD)
     most = min(cfg.TEST.DETECTIONS_PER_IMAGE, cfg.TEST.AP_DETECTIONS_PER_IMAGE)
     for image in images:
-        number, groups = single[image["id"]], crowds[image["id"]]
+        number, groups = loaded[image["id"]], crowds[image["id"]]
         if number > most:
             found.add(MANY_BOXES, f"{number} boxes", image)
         elif number == 0 and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:

@@ -8,6 +8,7 @@ from retina_plugin.data.checks.annotations import check_areas, check_fields
 from retina_plugin.data.checks.boxes import check_box_format, check_boxes
 from retina_plugin.data.checks.categories import check_categories
 from retina_plugin.data.checks.context import Context, DataSet
+from retina_plugin.data.checks.dropped import check_dropped
 from retina_plugin.data.checks.findings import Findings, Kind
 from retina_plugin.data.checks.ids import UNKNOWN_IMAGE, check_ids
 from retina_plugin.data.checks.image_files import ImageFiles
@@ -22,6 +23,7 @@ ORDER = (
     check_names,
     check_images,
     check_ids,
+    check_dropped,
     check_categories,
     check_fields,
     check_boxes_per_image,

@@ -486,11 +486,11 @@ def _box(name, kind, change, *, more=(), left=(), stops=None):
     case(left=left, stops=stops)(flaw)
 
 
-_box("box_with_nan", "box-not-finite", lambda b, i: [float("nan"), *b[1:]], more=("json-nan",))
+_box("box_with_nan", "box-not-finite", lambda b, i: [float("nan"), *b[1:]], more=("json-nan", "boxes-dropped"))
 _box("box_with_infinity", "box-not-finite", lambda b, i: [*b[:2], float("inf"), b[3]], more=("json-nan",))
-_box("box_without_width", "box-zero", lambda b, i: [*b[:2], 0.0, b[3]])
+_box("box_without_width", "box-zero", lambda b, i: [*b[:2], 0.0, b[3]], more=("boxes-dropped",))
 _box("box_with_negative_height", "box-negative", lambda b, i: [b[0], b[1] + b[3], b[2], -b[3]])
-_box("box_right_of_the_image", "box-outside", lambda b, i: [i["width"] + 5.5, *b[1:]])
+_box("box_right_of_the_image", "box-outside", lambda b, i: [i["width"] + 5.5, *b[1:]], more=("boxes-dropped",))
 _box("box_over_the_border", "box-partly-outside", lambda b, i: [i["width"] - b[2] + 7.5, *b[1:]])
 _box("box_over_the_corner", "box-partly-outside", lambda b, i: [-6.5, -6.5, *b[2:]])
 _box("box_within_a_pixel_of_the_border", "box-integer", lambda b, i: [-1, 20, 61, i["height"] - 19])
@@ -554,18 +554,20 @@ def _field(name, kind, *, stops=None, left=(), more=(), **fields):
 
 
 _field("no_iscrowd", "iscrowd-missing", iscrowd=None, stops="evaluate")
-_field("iscrowd_is_a_string", "iscrowd-invalid", iscrowd="0")
-_field("iscrowd_is_two", "iscrowd-invalid", iscrowd=2, left=("iscrowd-invalid",))
+_field("iscrowd_is_a_string", "iscrowd-invalid", iscrowd="0", more=("boxes-dropped",))
+_field(
+    "iscrowd_is_two", "iscrowd-invalid", iscrowd=2, left=("iscrowd-invalid", "boxes-dropped"), more=("boxes-dropped",)
+)
 _field("no_area", "area-missing", area=None, stops="evaluate")
 _field("area_is_a_string", "area-invalid", area="large", stops="evaluate")
 _field("area_is_zero", "area-invalid", area=0)
 _field("area_is_nan", "area-invalid", area=float("nan"), more=("json-nan",))
 _field("area_of_more_than_the_box", "area-inconsistent", area=lambda a: 1.5 * a["bbox"][2] * a["bbox"][3])
 _field("area_as_a_fraction", "area-inconsistent", area=0.2)
-_field("ignored", "annotation-ignore", ignore=1, stops="load")
+_field("ignored", "annotation-ignore", ignore=1, stops="load", left=("boxes-dropped",))
 _field("polygon_without_a_list", "segmentation-malformed", segmentation=[1.0, 1.0, 9.0, 1.0, 9.0, 9.0], stops="load")
 _field("rle_without_size", "segmentation-malformed", segmentation={"counts": [1, 2, 3]}, stops="load")
-_field("polygon_of_two_points", "segmentation-degenerate", segmentation=[[1.0, 1.0, 9.0, 9.0]])
+_field("polygon_of_two_points", "segmentation-degenerate", segmentation=[[1.0, 1.0, 9.0, 9.0]], more=("boxes-dropped",))
 
 
 # Numbers of boxes
@@ -578,12 +580,12 @@ def image_without_boxes(s):
     return [("image-without-boxes", image, None)]
 
 
-@case(left=("image-crowd-only",))
+@case(left=("image-crowd-only", "boxes-dropped"))
 def image_with_a_group_alone(s):
     image = s.some("images")
     for annotation in s.coco["annotations"]:
         annotation["iscrowd"] = int(annotation["image_id"] == image["id"])
-    return [("image-crowd-only", image, None)]
+    return [("image-crowd-only", image, None), ("boxes-dropped", None, None)]
 
 
 @case(left=("image-many-boxes",))
@@ -593,11 +595,11 @@ def image_with_101_boxes(s):
     return [("image-many-boxes", image, None)]
 
 
-@case(stops="load", left=("nothing-to-train",))
+@case(stops="load", left=("nothing-to-train", "boxes-dropped"))
 def groups_alone(s):
     for annotation in s.coco["annotations"]:
         annotation["iscrowd"] = 1
-    return [("nothing-to-train", None, None)]
+    return [("nothing-to-train", None, None), ("boxes-dropped", None, None)]
 
 
 # Anchors

@@ -153,8 +153,7 @@ class ResumableTrainLoader:
 
     def _groups_of_images(self) -> bytes:
         # Detectron2 groups by the size of the example, after the image was read.
-        images = (self._images[i] for i in range(len(self._images)))
-        return bytes(image.get("width", 0) <= image.get("height", 0) for image in images)
+        return bytes(not _is_wide(self._images[i]) for i in range(len(self._images)))
 
     def _start_reading(self) -> DataLoader:
         rank, processes = comm.get_rank(), comm.get_world_size()
@@ -191,6 +190,13 @@ class ResumableTrainLoader:
         drawn_from = np.asarray(vars(self._sampler).get("_indexes_subset", np.arange(self.num_images)))
         group_of = np.frombuffer(self._group_of, dtype=np.uint8)[drawn_from]
         return [drawn_from[group_of == group] for group in (0, 1)]
+
+
+def _is_wide(image: dict[str, Any]) -> bool:
+    try:
+        return bool(image.get("width", 0) > image.get("height", 0))  # bool: sizes may be NumPy's or torch's
+    except TypeError:
+        return False  # the mapper says what is wrong with such sizes
 
 
 def _batched(indices: Iterable[tuple[int, int]], group_of: bytes, size: int) -> Iterator[list[Item]]:

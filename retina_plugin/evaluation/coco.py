@@ -1,16 +1,25 @@
 """COCO's box AP, which is 0 without detections, and an explanation of an AP of 0."""
 
+import json
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
+from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import log_first_n
+from iopath.common.file_io import file_lock
 from pycocotools.coco import COCO
+
+from retina_plugin.core.errors import ConfigError
+from retina_plugin.core.files import atomic_write_text
+from retina_plugin.core.plain import as_python
 
 _EXAMPLES = 4  # images to run the model on again
 _SHOWN_AS_ZERO = 5e-4  # tables have three decimals
@@ -41,10 +50,10 @@ ExplainZeroAP = Callable[[Evaluated], str]
 
 
 class BoxEvaluator(COCOEvaluator):
-    """Detectron2's ``COCOEvaluator`` of boxes, with two differences.
+    """Detectron2's ``COCOEvaluator`` of boxes, with three differences.
 
     Without detections, metrics are what COCO's formula gives instead of nan: 0 if there is ground truth. An AP of 0 is
-    explained by a warning.
+    explained by a warning. Numbers of a data set's dicts may be NumPy's, which are not JSON.
     """
 
     def __init__(self, cfg: CfgNode, dataset_name: str, output_dir: str, explain_zero_ap: ExplainZeroAP | None = None):
@@ -56,7 +65,9 @@ class BoxEvaluator(COCOEvaluator):
         """
         counted, given = cfg.TEST.AP_DETECTIONS_PER_IMAGE, cfg.TEST.DETECTIONS_PER_IMAGE
         if "json_file" not in MetadataCatalog.get(dataset_name).as_dict():
-            DatasetCatalog.get(dataset_name)  # may set json_file; COCOEvaluator writes a file of its own otherwise
+            DatasetCatalog.get(dataset_name)  # may set json_file
+        if "json_file" not in MetadataCatalog.get(dataset_name).as_dict():
+            _write_coco_json(dataset_name, os.path.join(output_dir, f"{dataset_name}_coco_format.json"))
         super().__init__(dataset_name, tasks=("bbox",), output_dir=output_dir, max_dets_per_image=counted)
         self._dataset_name = dataset_name
         self._explain_zero_ap = explain_zero_ap
@@ -74,7 +85,7 @@ class BoxEvaluator(COCOEvaluator):
         self._examples: list[dict[str, Any]] = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        super().process(inputs, outputs)
+        super().process([{**record, "image_id": as_python(record["image_id"])} for record in inputs], outputs)
         self._examples += inputs[: _EXAMPLES - len(self._examples)]
 
     # The methods below run on the main rank only, and are the same in Detectron2 0.6 and main.
@@ -110,3 +121,22 @@ class BoxEvaluator(COCOEvaluator):
         coco_eval.accumulate()
         coco_eval.summarize()
         return coco_eval
+
+
+def _write_coco_json(dataset_name: str, path: str) -> None:
+    """Write a data set of dicts as a COCO file, as Detectron2's ``COCOEvaluator`` does, unless it is there."""
+
+    def encode(value: Any) -> Any:
+        plain = as_python(value)
+        if plain is value:
+            raise ConfigError(
+                [f"data set '{dataset_name}' holds {value!r}, which COCO's evaluation cannot write as JSON"]
+            )
+        return plain
+
+    PathManager.mkdirs(os.path.dirname(path))
+    with file_lock(path):  # other ranks do the same
+        if PathManager.exists(path):
+            return
+        atomic_write_text(path, json.dumps(convert_to_coco_dict(dataset_name), default=encode))
+    MetadataCatalog.get(dataset_name).json_file = path

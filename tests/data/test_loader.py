@@ -139,3 +139,27 @@ def test_shares_of_the_processes_are_the_batch(make_images, cfg):
         assert sorted(halves[0] + halves[1]) == sorted(items)
     assert list(itertools.islice(stream.indices(7), 9)) == list(itertools.islice(stream.indices(), 16))[7:]
     assert all(len({x["width"] > x["height"] for x in batch}) == 1 for batch in examples)
+
+
+SIDES = {
+    "NumPy": np.int64,
+    "uint16": np.uint16,
+    "float32": np.float32,
+    "float": float,
+    "tensor": torch.tensor,
+    "0-d array": np.array,
+}
+
+
+@pytest.mark.parametrize("sides", SIDES)
+def test_sides_of_other_types_are_grouped_as_plain_ones(make_images, cfg, seed, sides):
+    """Detectron2's own loader takes them."""
+    dicts, orders = make_images(COUNT), []
+    for convert in (int, SIDES[sides]):
+        for image in dicts:
+            image.update(width=convert(int(image["width"])), height=convert(int(image["height"])))
+        for build in (build_detection_train_loader, build_resumable_train_loader):
+            np.random.seed(seed)
+            cfg.SEED = seed % 2**31
+            orders.append([[image["image_id"] for image in batch] for batch in take(build(cfg, mapper=unmapped), 12)])
+    assert orders[0] == orders[1] == orders[2] == orders[3]

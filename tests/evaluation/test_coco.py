@@ -17,6 +17,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from retina_plugin import add_retina_config, merge_config
+from retina_plugin.core.errors import ConfigError
 from retina_plugin.diagnostics.zero_ap import explain_zero_ap
 from retina_plugin.evaluation import build_evaluator
 
@@ -214,3 +215,50 @@ def test_without_a_function_that_explains_there_is_no_warning(make_cfg, caplog):
         evaluator.process(inputs, [{"instances": instances}])
     assert evaluator.evaluate()["bbox"]["AP"] == 0
     assert not [r for r in caplog.records if r.name == "retina_plugin.evaluation.coco"]
+
+
+def _numbers(convert):
+    def change(record):
+        record.update(image_id=convert(record["image_id"]), width=convert(SIDE), height=convert(SIDE))
+        for instance in record["annotations"]:
+            instance.update(category_id=convert(instance["category_id"]), iscrowd=convert(instance["iscrowd"]))
+
+    return change
+
+
+@pytest.mark.parametrize("convert", [int, np.int64, np.uint8, np.float32, torch.tensor], ids=lambda c: c.__name__)
+def test_dicts_with_numbers_of_other_types_are_evaluated_and_their_results_are_json(convert, make_cfg, zoo, tmp_path):
+    records = DatasetCatalog.get("zoo")
+    for record in records:
+        _numbers(convert)(record)
+    name = f"numbers_{convert.__name__}"
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).thing_classes = list(CLASSES)
+    cfg = make_cfg("DATASETS.TEST", (name,), "OUTPUT_DIR", str(tmp_path / "out"))
+    evaluator = build_evaluator(cfg, name)
+    evaluator.reset()
+    for inputs in build_detection_test_loader(cfg, name):
+        boxes = [box for box in BOXES if box[0] == int(inputs[0]["image_id"]) and not box[-1]]
+        instances = Instances((SIDE, SIDE))
+        corners = [[x, y, x + width, y + height] for _, _, x, y, width, height, _ in boxes]
+        instances.pred_boxes = Boxes(torch.tensor(corners, dtype=torch.float32).reshape(-1, 4))
+        instances.pred_classes = torch.tensor([label for _, label, *_ in boxes], dtype=torch.int64)
+        instances.scores = torch.full((len(boxes),), 0.9)
+        evaluator.process(inputs, [{"instances": instances}])
+    results = evaluator.evaluate()["bbox"]
+    assert results["AP"] > 99.9 and results["AP-cat"] > 99.9 and results["AP-dog"] > 99.9
+    detections = json.loads((tmp_path / "out" / "inference" / "coco_instances_results.json").read_text())
+    assert sorted(d["image_id"] for d in detections) == [1, 1, 2]
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def test_values_that_are_no_json_are_named(make_cfg, zoo, tmp_path):
+    records = DatasetCatalog.get("zoo")
+    records[1]["image_id"] = {1, 2}
+    DatasetCatalog.register("sets_as_ids", lambda: records)
+    MetadataCatalog.get("sets_as_ids").thing_classes = list(CLASSES)
+    with pytest.raises(ConfigError, match="'sets_as_ids' holds {1, 2}, which"):
+        build_evaluator(make_cfg("DATASETS.TEST", ("sets_as_ids",), "OUTPUT_DIR", str(tmp_path)), "sets_as_ids")
+    DatasetCatalog.remove("sets_as_ids")
+    MetadataCatalog.remove("sets_as_ids")

@@ -1,11 +1,13 @@
 """Checks that the fields of an annotation besides its box can be loaded, trained on and evaluated."""
 
-import textwrap
+import itertools
 from typing import Any
+
+from pycocotools import mask as mask_util
 
 from retina_plugin.data.checks.context import Context, check
 from retina_plugin.data.checks.dropped import has_no_polygon
-from retina_plugin.data.checks.entries import as_id, as_numbers, is_finite, is_number
+from retina_plugin.data.checks.entries import as_id, as_numbers, is_finite, is_number, shorten
 from retina_plugin.data.checks.findings import Finding, Kind, error_kind, warning_kind
 from retina_plugin.data.checks.repair import STRINGS_CONVERTED, Editor, repairs
 
@@ -20,15 +22,15 @@ def _add_crowd(editor: Editor, finding: Finding) -> str:
 
 
 BAD_CROWD = error_kind("""iscrowd-invalid: Every value but 0 is a group for Detectron2: training drops the box. Write 0,
-    or 1 for a group of objects. --fix does for true, false and strings of 0 and 1.""")
+    or 1 for a group of objects. --fix does for strings of 0 and 1.""")
 
 
 @repairs(BAD_CROWD)
 def _convert_crowd(editor: Editor, finding: Finding) -> str | None:
     value = as_id(finding.entry["iscrowd"])
-    if not isinstance(value, (bool, int)) or value not in (0, 1):
+    if value not in (0, 1):
         return None
-    finding.entry["iscrowd"] = int(value)
+    finding.entry["iscrowd"] = value
     return "written as 0 or 1"
 
 
@@ -62,38 +64,64 @@ def _write_area(editor: Editor, finding: Finding) -> str:
     return "width times height written"
 
 
-BAD_MASK = error_kind("""segmentation-malformed: Loading stops, although RetinaNet reads no masks. A segmentation is a
-    list of polygons [[x0, y0, x1, y1, ...]], or RLE with counts and size. --fix wraps a polygon into a list and removes
-    the rest.""")
-NO_MASK = warning_kind("""segmentation-degenerate: No polygon has three points: Detectron2 drops the annotation when it
-    loads the set, with its box. Remove the segmentation. --fix does, and keeps the box.""")
+BAD_MASK = error_kind("""segmentation-malformed: Loading stops or, with dicts, COCO's evaluation, although RetinaNet
+    reads no masks. A segmentation is a list of polygons [[x0, y0, x1, y1, ...]], or RLE with counts and size. --fix
+    wraps a polygon into a list, converts strings of numbers in RLE, and removes the rest.""")
+NO_MASK = error_kind("""segmentation-degenerate: No polygon has three points: Detectron2 drops the annotation when it
+    loads the set, with its box, and learns the object as background. Remove the segmentation. --fix does, and keeps the
+    box.""")
 
 
 @repairs(BAD_MASK, NO_MASK)
-def _wrap_or_remove_mask(editor: Editor, finding: Finding) -> str:
+def _correct_or_remove_mask(editor: Editor, finding: Finding) -> str:
     mask = finding.entry["segmentation"]
-    if isinstance(mask, list) and len(mask) >= 6 and len(mask) % 2 == 0 and all(map(is_number, mask)):
-        finding.entry["segmentation"] = [mask]
+    if isinstance(mask, list) and len(mask) >= 6 and len(mask) % 2 == 0 and all(map(is_number, as_numbers(mask))):
+        finding.entry["segmentation"] = [as_numbers(mask)]
         return "polygon wrapped into a list"
+    if isinstance(mask, dict) and isinstance(mask.get("counts"), list):
+        rle = {**mask, "counts": as_numbers(mask["counts"]), "size": as_numbers(mask.get("size"))}
+        if _mask_problem(rle) is None:
+            finding.entry["segmentation"] = rle
+            return STRINGS_CONVERTED
     del finding.entry["segmentation"]
     return "segmentation removed"
 
 
+BAD_KEYPOINTS = error_kind("""keypoints-malformed: Loading stops or, with dicts, COCO's evaluation, although RetinaNet
+    reads no keypoints. Keypoints are one list of numbers [x, y, visibility, x, ...]. --fix joins lists of three,
+    converts strings of numbers, and removes the rest.""")
+
+
+@repairs(BAD_KEYPOINTS)
+def _correct_or_remove_keypoints(editor: Editor, finding: Finding) -> str:
+    keypoints = as_numbers(finding.entry["keypoints"])
+    if isinstance(keypoints, list) and all(isinstance(point, list) and len(point) == 3 for point in keypoints):
+        keypoints = list(itertools.chain.from_iterable(keypoints))
+    if isinstance(keypoints, list) and len(keypoints) % 3 == 0 and all(map(is_number, keypoints)):
+        finding.entry["keypoints"] = keypoints
+        return "written as one list of numbers"
+    del finding.entry["keypoints"]
+    finding.entry.pop("num_keypoints", None)
+    return "keypoints removed"
+
+
 @check
 def check_fields(context: Context) -> None:
-    """Find values of iscrowd, ignore and segmentation that Detectron2 does not read as meant."""
+    """Find values of iscrowd, ignore, segmentation and keypoints that Detectron2 does not read as meant."""
     found, image_of = context.found, context.entries.image_of
     for annotation in context.entries.annotations:
         image, crowd = image_of[annotation["image_id"]], annotation.get("iscrowd", 0)
         if "iscrowd" not in annotation:
             found.add(NO_CROWD, "no iscrowd", image, annotation)
-        elif type(crowd) not in (int, float) or crowd not in (0, 1):
+        elif not isinstance(crowd, (int, float)) or crowd not in (0, 1):
             found.add(BAD_CROWD, f"iscrowd is {crowd!r}", image, annotation)
         if annotation.get("ignore", 0) != 0:
             found.add(IGNORE, f"ignore is {annotation['ignore']!r}", image, annotation)
         problem = _mask_problem(annotation["segmentation"]) if annotation.get("segmentation") else None
         if problem:
             found.add(*problem, image, annotation)
+        if not _can_load_keypoints(annotation.get("keypoints")):
+            found.add(BAD_KEYPOINTS, f"keypoints is {shorten(annotation['keypoints'])}", image, annotation)
 
 
 _MAX_AREA = 1.05  # of a box that is a pixel larger on each side
@@ -118,14 +146,28 @@ def check_areas(context: Context) -> None:
 
 
 def _mask_problem(mask: Any) -> tuple[Kind, str] | None:
-    shown = f"segmentation is {textwrap.shorten(repr(mask), 60)}"
+    """What Detectron2's ``load_coco_json`` stops at in a segmentation, or drops the annotation for."""
+    shown = f"segmentation is {shorten(mask)}"
     if isinstance(mask, dict):
-        good = isinstance(mask.get("size"), list) and isinstance(mask.get("counts"), (str, list))
-        return None if good else (BAD_MASK, "RLE without size or counts")
-    if not isinstance(mask, list):
+        if "counts" not in mask:
+            return BAD_MASK, "RLE without counts"
+        if isinstance(mask["counts"], list):
+            try:
+                mask_util.frPyObjects(mask, *mask["size"])
+            except Exception as error:  # of many kinds
+                return BAD_MASK, f"RLE that pycocotools cannot read: {type(error).__name__}"
+        return None
+    if not isinstance(mask, (list, str)):
         return BAD_MASK, shown
-    if not all(isinstance(polygon, list) for polygon in mask):
+    if not all(hasattr(polygon, "__len__") for polygon in mask):
         return BAD_MASK, f"{shown}, not a list of polygons"
     if has_no_polygon(mask):
         return NO_MASK, shown
     return None
+
+
+def _can_load_keypoints(keypoints: Any) -> bool:
+    """Whether Detectron2's ``load_coco_json`` can add half a pixel to each x and y."""
+    if not keypoints or not isinstance(keypoints, list):
+        return not keypoints
+    return all(isinstance(value, (int, float)) or i % 3 == 2 for i, value in enumerate(keypoints))

@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 
 from retina_plugin.data.checks.context import Context, check
+from retina_plugin.data.checks.dropped import MIN_SIDE
 from retina_plugin.data.checks.entries import Table, is_box
 from retina_plugin.data.checks.findings import Entry, Finding, Findings, error_kind, warning_kind
 from retina_plugin.data.checks.images import training_edges
@@ -61,8 +62,9 @@ def check_box_format(context: Context) -> None:
     context.found.add(kind, f"{detail}, such as {first.annotations[0]['bbox']}", first.images[0], first.annotations[0])
 
 
-NOT_FINITE = error_kind("""box-not-finite: Training drops a box with NaN and stretches one with Infinity to the border;
-    the evaluation's IoUs are wrong. Correct it. --fix drops the annotation.""")
+NOT_FINITE = error_kind("""box-not-finite: Training drops a box with NaN, and stretches one with Infinity or a number
+    beyond any image to the border, or stops at it; the evaluation's IoUs are wrong. Correct it. --fix drops the
+    annotation.""")
 ZERO = error_kind("""box-zero: Training silently drops the box, and evaluation counts an object that cannot be found.
     Remove it. --fix does.""")
 NEGATIVE = error_kind("""box-negative: Training takes the box that ends where this one starts; evaluation takes none.
@@ -102,15 +104,18 @@ def _write_floats(editor: Editor, finding: Finding) -> str:
     return "written as floats"
 
 
+_LARGEST = 2.0**31  # coordinate in pixels
+
+
 @check
 def check_boxes(context: Context) -> None:
     """Find boxes that are not finite, empty, outside, repeated or rounded; keep those that training can use."""
     table, found = context.table, context.found
     x, y, width, height = table.boxes.T
     right, bottom = x + width - table.sizes[:, 0], y + height - table.sizes[:, 1]
-    finite = np.isfinite(table.boxes).all(axis=1)
-    negative = finite & ((width < 0) | (height < 0))
-    zero = finite & ~negative & ((width == 0) | (height == 0))
+    finite = (np.abs(table.boxes) < _LARGEST).all(axis=1)
+    zero = finite & ((np.abs(width) <= MIN_SIDE) | (np.abs(height) <= MIN_SIDE))
+    negative = finite & ~zero & ((width < 0) | (height < 0))
     usable = finite & ~negative & ~zero
     beyond = (x >= table.sizes[:, 0]) | (y >= table.sizes[:, 1]) | (x + width <= 0) | (y + height <= 0)
     outside = usable & beyond

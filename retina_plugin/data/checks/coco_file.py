@@ -24,8 +24,10 @@ def _write_without_mark(editor: Editor, finding: Finding) -> str:
 
 NAN = warning_kind("""json-nan: NaN and Infinity are not JSON: programs other than Python refuse the file. Write null,
     or leave the entry out.""")
-NOT_COCO = error_kind("""json-not-coco: Detectron2 cannot load it. A COCO file is an object with the lists images,
-    annotations and categories.""")
+NOT_COCO = error_kind("""json-not-coco: Detectron2 cannot load it, or finds nothing in it. A COCO file is an object with
+    the lists images, annotations and categories.""")
+NO_ANNOTATIONS = warning_kind("""annotations-missing: Detectron2 can predict on the set, but neither train on it nor
+    compute metrics. Nothing to do for the images of a test; for training, export the annotations as well.""")
 
 _OTHER_KINDS = {b"PK\x03\x04": "a zip archive: unpack it", b"<": "a web page or XML"}
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|(NaN|-?Infinity)')
@@ -37,7 +39,8 @@ def read_coco(path: str, found: Findings) -> dict[str, Any]:
     """Read a COCO file as Detectron2 would; ``found`` gets what is wrong but can be read.
 
     Returns:
-        A dict with the lists ``images``, ``annotations`` and ``categories``, whose items may be of any type.
+        A dict with the lists ``images``, ``categories`` and, except in a test set, ``annotations``, whose items may be
+        of any type.
 
     Raises:
         CannotCheck: the file cannot be read, or is not a COCO file.
@@ -60,9 +63,12 @@ def read_coco(path: str, found: Findings) -> dict[str, Any]:
         found.add(NAN, f"{num_tokens} in all, the first ({first[1]}) at byte {_byte(text, first.start())}, line {line}")
     if not isinstance(coco, dict):
         raise CannotCheck(NOT_COCO, f"{_type_name(coco)}, not an object")
-    for section in ("images", "annotations", "categories"):
+    for section in ("images", "categories", "annotations"):
         if section not in coco:
             near = [key for key in coco if key.lower().rstrip("s") == section.rstrip("s")]
+            if section == "annotations" and not near and coco["images"]:
+                found.add(NO_ANNOTATIONS, "no annotations")
+                continue
             raise CannotCheck(NOT_COCO, f"no {section}" + (f", but {near[0]}" if near else ""))
         if not isinstance(coco[section], list):
             raise CannotCheck(NOT_COCO, f"{section} is {_type_name(coco[section])}, not a list")

@@ -18,13 +18,18 @@ class DataSet:
     """A data set in the form of a COCO file."""
 
     name: str  # in reports
-    coco: dict[str, Any]  # with the lists images, annotations and categories, as in the file
+    coco: dict[str, Any]  # with the lists of ``sections``, as in the file
     image_root: str | None = None  # folder of relative file names; None if they are complete
     json_file: str | None = None  # None if the data set is made of dicts
     classes: Sequence[str] | None = None  # registered names, in the order of labels
     labels: Mapping[Any, int] | None = None  # registered labels 0..K-1, by category id
     # File names of images that the last check could correct, with the right ones.
     right_names: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def sections(self) -> list[str]:
+        """Names of the lists of entries; a test set may have no annotations."""
+        return [section for section in ("images", "annotations", "categories") if section in self.coco]
 
     def path(self, image: Entry) -> str:
         """Path of the file of an image, joined of folder and name as in Detectron2."""

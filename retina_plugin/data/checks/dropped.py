@@ -12,7 +12,7 @@ NO_POLYGON = "no polygon of three points"
 NO_AREA = "no area in the image"
 NOT_LOADED = (CROWD, NO_POLYGON)  # an image with these alone is dropped as well; the mapper drops the others later
 
-_MIN_SIDE = 1e-5  # pixels, as in Detectron2's filter_empty_instances
+MIN_SIDE = 1e-5  # pixels, as in Detectron2's filter_empty_instances
 
 DROPPED = warning_kind("""boxes-dropped: Detectron2 leaves these boxes out of training, silently: groups (iscrowd 1),
     boxes whose segmentation is no polygon, boxes without area in the image. What is meant as one object needs iscrowd 0
@@ -26,7 +26,7 @@ def drop_reason(annotation: Entry, image: Entry) -> str | None:
     if has_no_polygon(annotation.get("segmentation")):
         return NO_POLYGON
     x, y, width, height = annotation["bbox"]
-    has_area = _overlap(x, width, image["width"]) > _MIN_SIDE and _overlap(y, height, image["height"]) > _MIN_SIDE
+    has_area = _overlap(x, width, image["width"]) > MIN_SIDE and _overlap(y, height, image["height"]) > MIN_SIDE
     return None if has_area else NO_AREA  # NaN has none
 
 

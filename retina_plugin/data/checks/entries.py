@@ -3,6 +3,7 @@
 import math
 import numbers
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -111,3 +112,8 @@ def is_side(value: Any) -> bool:
 
 def is_box(value: object, is_coordinate: Callable[[Any], bool] = is_finite) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(is_coordinate, value))
+
+
+def shorten(value: object) -> str:
+    """A value in a message."""
+    return textwrap.shorten(repr(value), 60)

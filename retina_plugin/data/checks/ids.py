@@ -39,9 +39,11 @@ FILE_NAME = warning_kind("""image-file-duplicate: The image is seen once for eac
     background in the others. Merge the entries.""")
 ANNOTATION_ID = error_kind("""annotation-id-duplicate: Loading stops with an AssertionError. Number them from 1 on.
     --fix gives new ids.""")
-ANNOTATION_ID_0 = warning_kind("""annotation-id-zero: COCO's evaluation takes id 0 for no match: a detection that finds
+ANNOTATION_ID_0 = error_kind("""annotation-id-zero: COCO's evaluation takes id 0 for no match: a detection that finds
     this object counts as false. Number the annotations from 1 on. --fix gives a new id.""")
-repairs(ANNOTATION_ID, ANNOTATION_ID_0)(new_annotation_id)
+ANNOTATION_ID_TEXT = error_kind("""annotation-id-text: COCO's evaluation stops with a ValueError at the first detection
+    that finds the object, after the training. Number the annotations from 1 on. --fix gives new ids.""")
+repairs(ANNOTATION_ID, ANNOTATION_ID_0, ANNOTATION_ID_TEXT)(new_annotation_id)
 
 ID_TYPE = error_kind("""id-type: A number is not the string with its digits: the annotation is lost, or loading stops
     with a KeyError, or with a TypeError where ids are sorted. Use one type for all ids. --fix converts ids of
@@ -93,7 +95,10 @@ def check_ids(context: Context) -> None:
     for annotation in entries.annotations:
         image_id, category_id = annotation["image_id"], annotation["category_id"]
         place = image_of.get(image_id), annotation
-        if annotation["id"] == 0:
+        number = _as_match(annotation["id"])
+        if number is None:
+            found.add(ANNOTATION_ID_TEXT, f"id is {annotation['id']!r}", *place)
+        elif number == 0:
             found.add(ANNOTATION_ID_0, "id 0", *place)
         of_other_type = [
             name
@@ -111,6 +116,14 @@ def check_ids(context: Context) -> None:
         elif image_id in image_of and category_id in classes:
             usable.append(annotation)
     context.entries = Entries(entries.images, usable, entries.categories)
+
+
+def _as_match(identifier: Any) -> float | None:
+    """What COCO's evaluation writes into its array of matches for an id; None if it stops at it."""
+    try:
+        return float(identifier)
+    except (OverflowError, ValueError):
+        return None
 
 
 def _check_types(entries: list[Entry], found: Findings, place: Callable[[Entry], tuple[Entry | None, ...]]) -> None:

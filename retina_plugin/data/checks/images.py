@@ -141,6 +141,8 @@ MANY_BOXES = warning_kind("""image-many-boxes: No detector can find more boxes t
 def check_boxes_per_image(context: Context) -> None:
     """Find images without boxes, with groups alone, and with more boxes than a detector may find."""
     (images, annotations, _), cfg, found = context.entries, context.cfg, context.found
+    if "annotations" not in context.data.coco:
+        return
     if images and len(context.dropped) == len(annotations):
         number = len(context.data.coco["annotations"])
         reasons = count_reasons(Counter(context.dropped.values()))

@@ -12,7 +12,6 @@ from retina_plugin.data.checks.findings import Entry, Finding, Kind
 from retina_plugin.data.checks.image_files import ImageFile, ImageFiles
 
 STRINGS_CONVERTED = "strings converted to numbers"
-SECTIONS = ("images", "annotations", "categories")
 REFERENCES = {"image_id": "images", "category_id": "categories"}  # of annotations
 
 
@@ -46,7 +45,7 @@ class Editor:
                 self.annotations_of.setdefault(annotation["image_id"], []).append(annotation)
 
     def entries(self, section: str) -> list[Entry]:
-        return [entry for entry in self.data.coco[section] if isinstance(entry, dict)]
+        return [entry for entry in self.data.coco.get(section, ()) if isinstance(entry, dict)]
 
     def _first_free_id(self, section: str) -> int:
         return int(max([0, *(entry["id"] for entry in self.entries(section) if is_finite(entry.get("id")))])) + 1
@@ -74,8 +73,10 @@ class Editor:
         """Remove what was dropped and the annotations of dropped images; return the number of these annotations."""
         coco = self.data.coco
         gone = {_id(image) for image in self.entries("images") if id(image) in self._dropped}
-        for section in ("images", "annotations", "categories"):
+        for section in self.data.sections:
             coco[section] = [entry for entry in coco[section] if id(entry) not in self._dropped]
+        if "annotations" not in coco:
+            return 0
         gone -= {None, *map(_id, coco["images"])}
         kept = [annotation for annotation in coco["annotations"] if _id(annotation, "image_id") not in gone]
         number = len(coco["annotations"]) - len(kept)

@@ -14,7 +14,7 @@ from retina_plugin.data.checks.ids import UNKNOWN_IMAGE, check_ids
 from retina_plugin.data.checks.image_files import ImageFiles
 from retina_plugin.data.checks.images import check_boxes_per_image, check_images
 from retina_plugin.data.checks.names import check_names
-from retina_plugin.data.checks.repair import REPAIRS, SECTIONS, Editor
+from retina_plugin.data.checks.repair import REPAIRS, Editor
 from retina_plugin.data.checks.structure import check_structure
 
 # Each check reads what the ones before it left as usable, so that one mistake gives one finding.
@@ -86,7 +86,7 @@ def repair_until_clean(context: Context) -> Repaired:
 
 
 def _sizes(data: DataSet) -> dict[str, int]:
-    return {section: len(data.coco[section]) for section in SECTIONS}
+    return {section: len(data.coco[section]) for section in data.sections}
 
 
 def _repair_once(data: DataSet, found: Findings, files: ImageFiles | None) -> Changes:

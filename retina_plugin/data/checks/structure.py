@@ -1,10 +1,9 @@
 """Checks that entries have the fields that Detectron2 and COCO's evaluation read, with valid values."""
 
-import textwrap
 from typing import Any
 
 from retina_plugin.data.checks.context import Context, check
-from retina_plugin.data.checks.entries import Entries, as_numbers, is_box, is_id, is_name, is_number, is_side
+from retina_plugin.data.checks.entries import Entries, as_numbers, is_box, is_id, is_name, is_number, is_side, shorten
 from retina_plugin.data.checks.findings import Entry, Finding, Findings, error_kind
 from retina_plugin.data.checks.repair import STRINGS_CONVERTED, Editor, drop_annotation, new_annotation_id, repairs
 
@@ -15,7 +14,7 @@ NOT_AN_ENTRY = error_kind("entry-invalid: Loading stops with a TypeError. Remove
 
 @repairs(NOT_AN_ENTRY)
 def _drop(editor: Editor, finding: Finding) -> str:
-    for section in ("images", "annotations", "categories"):
+    for section in editor.data.sections:
         editor.data.coco[section] = editor.entries(section)
     return "dropped"
 
@@ -83,20 +82,20 @@ def check_structure(context: Context) -> None:
     images = [entry for entry in coco["images"] if _has_fields(entry, "image", found, {})]
     categories = [entry for entry in coco["categories"] if _has_fields(entry, "category", found, {})]
     image_of = {image["id"]: image for image in images}
-    annotations = [entry for entry in coco["annotations"] if _has_fields(entry, "annotation", found, image_of)]
+    annotations = [entry for entry in coco.get("annotations", ()) if _has_fields(entry, "annotation", found, image_of)]
     context.entries = Entries(images, [a for a in annotations if _has_box(a, found, image_of)], categories)
 
 
 def _has_fields(entry: Any, section: str, found: Findings, image_of: dict[Any, Entry]) -> bool:
     if not isinstance(entry, dict):
-        found.add(NOT_AN_ENTRY, f"{section} is {_short(entry)}")
+        found.add(NOT_AN_ENTRY, f"{section} is {shorten(entry)}")
         return False
     image = image_of.get(entry["image_id"]) if is_id(entry.get("image_id")) else None
     place = {"image": (entry,), "annotation": (image, entry), "category": (None, None, entry)}[section]
     wrong = [name for name, is_good in _FIELDS[section].items() if not (name in entry and is_good(entry[name]))]
     for name in wrong:
         if name in entry:
-            found.add(BAD_FIELD, f"{name} of {section} is {_short(entry[name])}", *place)
+            found.add(BAD_FIELD, f"{name} of {section} is {shorten(entry[name])}", *place)
         else:
             found.add(NO_FIELD, f"{section} without {name}", *place)
     return not wrong
@@ -105,9 +104,5 @@ def _has_fields(entry: Any, section: str, found: Findings, image_of: dict[Any, E
 def _has_box(annotation: Entry, found: Findings, image_of: dict[Any, Entry]) -> bool:
     if is_box(annotation["bbox"], is_number):
         return True
-    found.add(BAD_BOX, f"bbox is {_short(annotation['bbox'])}", image_of.get(annotation["image_id"]), annotation)
+    found.add(BAD_BOX, f"bbox is {shorten(annotation['bbox'])}", image_of.get(annotation["image_id"]), annotation)
     return False
-
-
-def _short(value: object) -> str:
-    return textwrap.shorten(repr(value), 60)

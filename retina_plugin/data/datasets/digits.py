@@ -78,8 +78,10 @@ def _cache_folder() -> Path:
 def _load(name: str, root: Path, split: str, recipe: DigitsRecipe) -> list[dict]:
     build_digits(root, recipe)
     json_file, image_root = str(root / f"{split}.json"), str(root / split)
-    # Only now, so that paths in the metadata exist.
-    MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root)
+    metadata = MetadataCatalog.get(name)
+    # Only now, so that paths in the metadata exist. An evaluator that was built before has named a file of its own.
+    if metadata.get("json_file") is None:
+        metadata.set(json_file=json_file, image_root=image_root)
     return load_coco_json(json_file, image_root, name)
 
 

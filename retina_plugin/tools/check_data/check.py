@@ -92,7 +92,7 @@ def check_data_set_of(
             raise ValueError(f"--fix corrects COCO files, and {data.name} is none: correct where its dicts are made")
         if fixed_file and fixed_file.exists() and fixed_file.samefile(str(data.json_file)):
             raise ValueError(f"--fix {fixed_file} is the data set's own file, which stays as it is: name another")
-        numbers = ", ".join(f"{len(data.coco[s])} {s}" for s in ("images", "annotations", "categories"))
+        numbers = ", ".join(f"{len(data.coco[section])} {section}" for section in data.sections)
         print(f"{data.name}: {numbers}", flush=True)
         context = checks.Context(data, cfg, found, reader if read_images else None, num_classes)
         checks.check_data_set(context)

@@ -87,15 +87,13 @@ def test_registered_labels_that_are_not_the_files_are_found(random_set, cfg, reg
 
 
 def test_dicts_without_a_flaw_are_clean_in_every_form_of_a_box(dicts, cfg, register):
-    for i, record in enumerate(dicts):
+    for record in dicts:
         for j, instance in enumerate(record["annotations"]):
             if j % 2:
                 instance["bbox"] = BoxMode.convert(instance["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
                 instance["bbox_mode"] = BoxMode.XYXY_ABS
-            if j % 3:
-                instance["bbox"] = np.array(instance["bbox"])
-        if i % 2:  # Detectron2 takes them from the file
-            del record["width"], record["height"]
+                if j % 3:
+                    instance["bbox"] = np.array(instance["bbox"])
     register("plain_dicts", lambda: dicts, thing_classes=["car", "bicycle", "tram"])
     assert list(_check("plain_dicts", cfg, num_classes=3)) == []
     register("unnamed_dicts", lambda: dicts)

@@ -9,10 +9,14 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
+import torch
 
 import retina_plugin  # noqa: F401  isort: skip
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 from pycocotools.coco import COCO
 from sklearn.datasets import load_digits, load_sample_images
@@ -77,6 +81,29 @@ def test_loads_through_the_catalog_with_contiguous_classes(coco, name, images):
     assert metadata.evaluator_type == "coco"
     with Image.open(records[-1]["file_name"]) as image:
         assert image.size == (records[-1]["width"], records[-1]["height"])
+
+
+def test_detectron2s_evaluator_may_be_built_before_the_set_is_loaded(few_images, tmp_path, monkeypatch):
+    """The order of Detectron2's tutorial: COCOEvaluator, then build_detection_test_loader, then inference."""
+    monkeypatch.setenv("RETINA_PLUGIN_CACHE", str(tmp_path / "cache"))
+    recipe = quick_start.DigitsRecipe(name="evaluator_first")
+    quick_start.register_digits(recipe)
+    name = "evaluator_first_test"
+    cfg = get_cfg()
+    evaluator = COCOEvaluator(name, output_dir=str(tmp_path / "out"), use_fast_impl=False)
+    records = [inputs[0] for inputs in build_detection_test_loader(cfg, name, mapper=lambda record: record)]
+    evaluator.reset()
+    for record in records:
+        found = Instances((recipe.side, recipe.side))
+        corners = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in record["annotations"]]
+        found.pred_boxes = Boxes(torch.tensor(corners, dtype=torch.float32).reshape(-1, 4))
+        found.pred_classes = torch.tensor([a["category_id"] for a in record["annotations"]], dtype=torch.int64)
+        found.scores = torch.full((len(corners),), 0.9)
+        evaluator.process([record], [{"instances": found}])
+    assert evaluator.evaluate()["bbox"]["AP"] > 99.9
+    for split in quick_start.SPLITS:
+        DatasetCatalog.remove(f"evaluator_first_{split}")
+        MetadataCatalog.remove(f"evaluator_first_{split}")
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

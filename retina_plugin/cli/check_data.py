@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from retina_plugin.cli.dataset_arguments import add_dataset_arguments
 from retina_plugin.data.checks import MAX_DROPPED
 from retina_plugin.tools.check_data.check import check_data_set_of
 
@@ -15,8 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("words", nargs="*", metavar="[NAME] KEY VALUE", help="data set registered with Detectron2; overrides")
-    add("--json", type=Path, metavar="FILE", help="COCO file, in place of NAME")
-    add("--images", type=Path, metavar="DIR", help="folder of its images")
+    add_dataset_arguments(parser, "NAME")
     add("--config-file", default="", help="of the training: its anchors, sizes and classes (default: Base-RetinaNet)")
     add("--workers", type=int, help="processes that read images, 0 for this one (default: one a CPU)")
     files = parser.add_mutually_exclusive_group()

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from retina_plugin.cli.dataset_arguments import add_dataset_arguments
 from retina_plugin.tools.visualize.run import visualize_run
 
 
@@ -12,12 +13,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--score-threshold", type=float, default=0.5, help="lowest score of a detection to show (default: %(default)s)"
     )
+    add_dataset_arguments(parser, "the test sets of the training")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of OUTPUT_DIR/config.yaml")
 
 
 def run(args: argparse.Namespace) -> None:
     for path in visualize_run(
         args.output_dir,
+        json_file=args.json,
+        image_root=args.images,
         num_images=args.num_images,
         score_threshold=args.score_threshold,
         imports=args.imports,

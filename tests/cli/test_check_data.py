@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 
 import pytest
 from detectron2.data import DatasetCatalog
@@ -43,11 +44,12 @@ def test_status_and_table_tell_errors_from_warnings_and_nothing(random_set, chec
     for i, box in enumerate(([10, 20, 61, 60], [10, 20, 60, 61], [11, 20, 60, 60], [12, 20, 60, 60])):
         random_set.coco["annotations"][i].update(bbox=box, area=2500.0)
     status, text = check("--examples", 2)
-    assert status == 0 and "4 warnings." in text and "street_001.jpg, image 1, annotation 2" in text
+    assert status == 0 and "1 warning." in text and "street_001.jpg, image 1, annotation 2" in text
+    assert re.search("box-integer +1 in 4 places", text)  # advice counts once
     assert "annotation 3" not in text and "box-integer: Detectron2 resizes" in text
     random_set.path(random_set.coco["images"][4]).unlink()
     status, text = check()
-    assert status == 1 and "1 error, 4 warnings." in text and "street_005.jpg, image 5: no file" in text
+    assert status == 1 and "1 error, 1 warning." in text and "street_005.jpg, image 5: no file" in text
     assert text.index("image-missing") < text.index("box-integer")
 
 

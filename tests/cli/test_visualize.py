@@ -49,6 +49,31 @@ def test_the_old_name_of_the_command_works_and_warns(output_dir, capsys):
     assert (output_dir / "inference" / "contact_sheet.png").is_file()
 
 
+def test_a_coco_file_stands_in_for_test_sets_that_are_not_registered(output_dir, tmp_path, capsys):
+    """As after a training by a script that registered its sets."""
+    annotation = {"id": 1, "image_id": 4, "category_id": 0, "bbox": [5, 5, 25, 25], "area": 625, "iscrowd": 0}
+    image = {"id": 4, "file_name": "street.png", "width": 60, "height": 40}
+    coco = {"images": [image], "annotations": [annotation], "categories": [{"id": 0, "name": "car"}]}
+    file = tmp_path / "street_test.json"  # the sheet shows the name of the set
+    file.write_text(json.dumps(coco))
+    main(["visualize", str(output_dir)])
+    sheet = output_dir / "inference" / "contact_sheet.png"
+    expected = sheet.read_bytes()
+    sheet.unlink()
+    DatasetCatalog.remove("street_test")
+    assert main(["visualize", str(output_dir)]) == 2
+    pair = ["--json", str(file), "--images", str(tmp_path)]
+    for _ in range(2):  # also a second time in one process
+        assert not main(["visualize", str(output_dir), *pair])
+        assert sheet.read_bytes() == expected
+    capsys.readouterr()
+    for half in (pair[:2], pair[2:]):
+        assert main(["visualize", str(output_dir), *half]) == 2
+        assert capsys.readouterr().err.startswith("error: --json FILE and --images DIR go together")
+    assert main(["visualize", str(output_dir), "--json", "no.json", "--images", str(tmp_path)]) == 2
+    assert "is not on this machine: no no.json" in capsys.readouterr().err
+
+
 def test_overrides_come_last(output_dir, capsys):
     assert main(["visualize", str(output_dir), "--num-images", "1", "DATASETS.TEST", "('no_test',)"]) == 2
     assert capsys.readouterr().err.startswith("error: data set 'no_test' is not registered")

@@ -93,9 +93,12 @@ repairs(NOT_FINITE, ZERO, NEGATIVE, OUTSIDE, DUPLICATE)(drop_annotation)
 
 TWO_CLASSES = warning_kind("""box-two-classes: An anchor learns one box: of equal ones the first, so that the other's
     class is never learned here. Decide for one class.""")
-INTEGER = warning_kind("""box-integer: Detectron2 resizes a box of four integers in integers: each edge loses up to a
+INTEGER = warning_kind(
+    """box-integer: Detectron2 resizes a box of four integers in integers: each edge loses up to a
     pixel at training size, half of one on average, towards the upper left, or to the right in mirrored images. Write
-    one number with a point: [10.0, 20, 30, 40]. --fix does.""")
+    one number with a point: [10.0, 20, 30, 40]. --fix does.""",
+    is_advice=True,
+)
 
 
 @repairs(INTEGER)

@@ -12,21 +12,25 @@ Entry = dict[str, Any]  # an image, an annotation or a category of a COCO file
 
 
 class Kind(NamedTuple):
-    """A kind of problem. ``name`` is stable, ``text`` is what happens if it stays and what to do."""
+    """A kind of problem. ``name`` is stable, ``text`` is what happens if it stays and what to do.
+
+    ``is_advice`` is for what is usual in good data sets: it counts once, in however many places it is.
+    """
 
     name: str
     severity: str
     text: str
+    is_advice: bool = False
 
 
 KINDS: dict[str, Kind] = {}  # by name
 
 
-def _declare(severity: str, declaration: str) -> Kind:
+def _declare(severity: str, declaration: str, *, is_advice: bool = False) -> Kind:
     name, _, text = " ".join(declaration.split()).partition(": ")
     if name in KINDS:
         raise ValueError(f"there are two kinds {name}")
-    KINDS[name] = Kind(name, severity, text)
+    KINDS[name] = Kind(name, severity, text, is_advice)
     return KINDS[name]
 
 
@@ -81,7 +85,9 @@ class Findings:
         return {kind: self._by_kind[kind] for kind in kinds}
 
     def count(self, severity: str) -> int:
-        return sum(len(found) for kind, found in self._by_kind.items() if kind.severity == severity)
+        """Number of findings of a severity; advice counts once."""
+        of_severity = {kind: found for kind, found in self._by_kind.items() if kind.severity == severity}
+        return sum(1 if kind.is_advice else len(found) for kind, found in of_severity.items())
 
     def __iter__(self) -> Iterator[Finding]:
         return (finding for found in self.by_kind().values() for finding in found)

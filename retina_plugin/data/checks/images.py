@@ -60,8 +60,11 @@ DEEP = error_kind("""image-16-bit: Detectron2 cuts pixels at 255: nearly all of 
     to 8 bits.""")
 TRANSPARENT = warning_kind("""image-transparent: Detectron2 drops the transparency: hidden pixels are seen. Flatten the
     image on the background it is meant for.""")
-COLORS = note_kind("""image-colors: Detectron2 converts the image to three channels of 8 bits: fine for gray, palettes
-    and opaque RGBA; CMYK is converted without its profile. Nothing to do if test images are of the same kind.""")
+COLORS = note_kind(
+    """image-colors: Detectron2 converts the image to three channels of 8 bits: fine for gray, palettes
+    and opaque RGBA; CMYK is converted without its profile. Nothing to do if test images are of the same kind.""",
+    is_advice=True,
+)
 
 _SHORTEST_SIDE = 32  # pixels, in training
 
@@ -129,8 +132,11 @@ def _size(size: tuple[int, int]) -> str:
 
 NOTHING = error_kind("""nothing-to-train: No image has a box that training can use: Detectron2 stops when it builds the
     loader, or trains on background alone. Add annotations, or correct what is reported about them above.""")
-NO_BOXES = warning_kind("""image-without-boxes: Training drops the image. If it is meant as an example without objects,
-    set DATALOADER.FILTER_EMPTY_ANNOTATIONS False.""")
+NO_BOXES = warning_kind(
+    """image-without-boxes: Training drops the image. If it is meant as an example without objects,
+    set DATALOADER.FILTER_EMPTY_ANNOTATIONS False.""",
+    is_advice=True,
+)
 CROWD_ONLY = warning_kind("""image-crowd-only: All its boxes are groups (iscrowd), which training leaves out: it drops
     the image. Draw boxes around single objects, or leave it as it is.""")
 MANY_BOXES = warning_kind("""image-many-boxes: No detector can find more boxes than TEST.DETECTIONS_PER_IMAGE; AP counts

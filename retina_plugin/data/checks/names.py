@@ -18,8 +18,11 @@ MISSING = error_kind(f"image-missing: {NOT_READ} Put the file there, or remove t
 repairs(MISSING)(drop_image)
 OTHER_NAME = error_kind(f"""image-name-differs: {NOT_READ} The file is there under another name: another folder, case,
     accents, slashes, URL encoding. Correct the name. --fix does.""")
-PATH = warning_kind("""image-path: The name leads out of the folder of images: a copy of the data set elsewhere reads
-    other files or none. Use names relative to the folder. --fix does for files in the folder.""")
+PATH = warning_kind(
+    """image-path: The name leads out of the folder of images: a copy of the data set elsewhere reads
+    other files or none. Use names relative to the folder. --fix does for files in the folder.""",
+    is_advice=True,
+)
 
 
 @repairs(OTHER_NAME, PATH)

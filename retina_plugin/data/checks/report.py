@@ -22,7 +22,8 @@ def as_text(found: Findings, examples: int = 3) -> str:
     rows, remedies = [], []
     for kind, findings in found.by_kind().items():
         for i, finding in enumerate(findings[:examples]):
-            head = (kind.severity, kind.name, len(findings)) if i == 0 else ("", "", "")
+            number = f"1 in {len(findings)} places" if kind.is_advice and len(findings) > 1 else len(findings)
+            head = (kind.severity, kind.name, number) if i == 0 else ("", "", "")
             rows.append((*head, textwrap.shorten(_where(finding), 150)))
         remedies.append(f"{kind.name}: {found.explanation(kind)}")
     if not rows:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from retina_plugin.config import read_config
+from retina_plugin.data.coco_file import register_coco_file
 from retina_plugin.data.dataset_checks import check_datasets
 from retina_plugin.evaluation import inference_folder
 from retina_plugin.tools.visualize.grid import draw_grid
@@ -13,6 +14,8 @@ from retina_plugin.tools.visualize.grid import draw_grid
 def visualize_run(
     output_dir: str | Path,
     *,
+    json_file: str | Path | None = None,
+    image_root: str | Path | None = None,
     num_images: int = 12,
     score_threshold: float = 0.5,
     imports: Iterable[str] = (),
@@ -23,6 +26,7 @@ def visualize_run(
 
     Args:
         output_dir: ``OUTPUT_DIR`` of a training or evaluation, with ``config.yaml`` and ``inference``.
+        json_file, image_root: the test set as a COCO file and a folder of images, if it is not registered by name.
         num_images, score_threshold: see :func:`draw_grid`, and for its errors.
         imports, opts: modules as of ``--import`` and overrides, beyond ``config.yaml``.
         allow_unsafe_yaml: run code that ``config.yaml`` names.
@@ -36,6 +40,8 @@ def visualize_run(
     if num_images < 1:
         raise ValueError(f"--num-images is {num_images}: show at least one image")
     cfg = read_config(str(Path(output_dir) / "config.yaml"), opts, imports, allow_unsafe=allow_unsafe_yaml)
+    if json_file is not None or image_root is not None:
+        cfg.DATASETS.TEST = (register_coco_file(json_file, image_root),)
     check_datasets(cfg.DATASETS.TEST)
     cfg.OUTPUT_DIR = str(output_dir)  # the folder may have moved since
     sheets = []

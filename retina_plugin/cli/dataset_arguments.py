@@ -1,0 +1,10 @@
+"""Arguments of commands on a data set: a COCO file and a folder in place of a registered name."""
+
+import argparse
+from pathlib import Path
+
+
+def add_dataset_arguments(parser: argparse.ArgumentParser, in_place_of: str) -> None:
+    """Declare ``--json FILE`` and ``--images DIR``."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help=f"COCO file, in place of {in_place_of}")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of its images")

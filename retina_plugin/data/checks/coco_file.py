@@ -7,7 +7,7 @@ from typing import Any
 from detectron2.utils.file_io import PathManager
 
 from retina_plugin.core.files import identify_file
-from retina_plugin.data.checks.findings import CannotCheck, Finding, Findings, error_kind, warning_kind
+from retina_plugin.data.checks.findings import CannotCheck, Finding, Findings, error_kind, note_kind, warning_kind
 from retina_plugin.data.checks.repair import Editor, repairs
 
 FILE_MISSING = error_kind("json-missing: There is nothing to train on. Correct the path, or put the file there.")
@@ -28,6 +28,16 @@ NOT_COCO = error_kind("""json-not-coco: Detectron2 cannot load it, or finds noth
     the lists images, annotations and categories.""")
 NO_ANNOTATIONS = warning_kind("""annotations-missing: Detectron2 can predict on the set, but neither train on it nor
     compute metrics. Nothing to do for the images of a test; for training, export the annotations as well.""")
+
+NO_INFO = note_kind("""info-missing: Older versions of pycocotools stop with a KeyError when they read results; this
+    plugin's evaluation does not. Add "info": {}. --fix does.""")
+
+
+@repairs(NO_INFO)
+def _add_info(editor: Editor, finding: Finding) -> str:
+    editor.data.coco["info"] = {}
+    return "empty info added"
+
 
 _OTHER_KINDS = {b"PK\x03\x04": "a zip archive: unpack it", b"<": "a web page or XML"}
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|(NaN|-?Infinity)')
@@ -72,6 +82,8 @@ def read_coco(path: str, found: Findings) -> dict[str, Any]:
             raise CannotCheck(NOT_COCO, f"no {section}" + (f", but {near[0]}" if near else ""))
         if not isinstance(coco[section], list):
             raise CannotCheck(NOT_COCO, f"{section} is {_type_name(coco[section])}, not a list")
+    if "info" not in coco:
+        found.add(NO_INFO, "no info")
     return coco
 
 

@@ -90,3 +90,12 @@ def test_a_byte_order_mark_and_nan_do_not_keep_the_rest_from_being_read(random_s
     assert [finding.kind.name for finding in found] == ["json-bom", "json-nan"]
     at = _text(random_set).index("NaN")
     assert list(found)[1].detail == f"2 in all, the first (NaN) at byte {at}, line 1"
+
+
+def test_a_file_without_info_is_noted_and_gets_an_empty_one(random_set, cfg):
+    del random_set.coco["info"]
+    random_set.write()
+    context = random_set.check(cfg)
+    assert [(finding.kind.name, finding.kind.severity) for finding in context.found] == [("info-missing", "note")]
+    assert checks.repair_until_clean(context).changes == {(checks.KINDS["info-missing"], "empty info added"): 1}
+    assert context.data.coco == {**random_set.coco, "info": {}}

@@ -192,11 +192,11 @@ class ResumableTrainLoader:
         return [drawn_from[group_of == group] for group in (0, 1)]
 
 
-def _is_wide(image: dict[str, Any]) -> bool:
+def _is_wide(image: Any) -> bool:
     try:
         return bool(image.get("width", 0) > image.get("height", 0))  # bool: sizes may be NumPy's or torch's
-    except TypeError:
-        return False  # the mapper says what is wrong with such sizes
+    except (AttributeError, TypeError):
+        return False  # no dict, which the mapper may take, or no numbers, which it will name
 
 
 def _batched(indices: Iterable[tuple[int, int]], group_of: bytes, size: int) -> Iterator[list[Item]]:

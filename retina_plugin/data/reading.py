@@ -4,7 +4,7 @@ import logging
 import signal
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -56,7 +56,9 @@ class SkipUnreadableDataset(Dataset):
         reports: list[Report] = []
         for candidate in self._candidates(position, index, group):
             image = self._images[candidate]
-            name = image.get("file_name", f"image {candidate}")
+            name = f"image {candidate}"
+            if isinstance(image, Mapping):  # the mapper may take items of another type
+                name = str(image.get("file_name", name))
             try:
                 with seeded(self._seed, position):
                     example = self._mapper(image)

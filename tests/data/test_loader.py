@@ -6,8 +6,10 @@ import random
 import numpy as np
 import pytest
 import torch
-from detectron2.data import build_detection_train_loader
+from detectron2.data import DatasetCatalog, build_detection_train_loader
+from torch.utils.data import Dataset
 
+from retina_plugin.core.errors import TrainingDataError
 from retina_plugin.data.loader import build_resumable_train_loader
 
 COUNT = 23
@@ -163,3 +165,30 @@ def test_sides_of_other_types_are_grouped_as_plain_ones(make_images, cfg, seed, 
             cfg.SEED = seed % 2**31
             orders.append([[image["image_id"] for image in batch] for batch in take(build(cfg, mapper=unmapped), 12)])
     assert orders[0] == orders[1] == orders[2] == orders[3]
+
+
+class _Pairs(Dataset):
+    def __init__(self, dicts):
+        self.dicts = dicts
+
+    def __len__(self):
+        return len(self.dicts)
+
+    def __getitem__(self, index):
+        return self.dicts[index], "anything"
+
+
+def test_a_data_set_of_other_items_than_dicts_is_for_its_mapper(make_images, cfg):
+    """Detectron2's own loader looks at what the mapper returns only."""
+    make_images(COUNT)
+    dicts = DatasetCatalog.pop("images")()
+    DatasetCatalog.register("images", lambda: _Pairs(dicts))
+    for build in (build_detection_train_loader, build_resumable_train_loader):
+        batches = take(build(cfg, mapper=lambda item: item[0]), 5)
+        assert {image["image_id"] for batch in batches for image in batch} <= set(range(COUNT))
+
+    def unreadable(item):
+        raise OSError("gone")
+
+    with pytest.raises(TrainingDataError, match="image [0-9]+: OSError: gone"):
+        next(build_resumable_train_loader(cfg, mapper=unreadable))

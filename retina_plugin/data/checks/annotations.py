@@ -35,11 +35,18 @@ def _convert_crowd(editor: Editor, finding: Finding) -> str | None:
 
 
 IGNORE = error_kind("""annotation-ignore: Loading stops with an AssertionError: Detectron2 does not support ignore. Use
-    iscrowd: 1, which is not trained on either, or remove the annotation. --fix turns ignore into iscrowd.""")
+    iscrowd: 1, which is not trained on either, or remove the annotation. --fix turns 1 and true into iscrowd, and
+    writes strings of 0 and empty values as 0.""")
 
 
 @repairs(IGNORE)
-def _turn_ignore_into_crowd(editor: Editor, finding: Finding) -> str:
+def _turn_ignore_into_crowd(editor: Editor, finding: Finding) -> str | None:
+    ignore = as_id(finding.entry["ignore"])
+    if not ignore:
+        finding.entry["ignore"] = 0
+        return "ignore written as 0"
+    if ignore != 1:
+        return None
     finding.entry.update(ignore=0, iscrowd=1)
     return "ignore turned into iscrowd"
 

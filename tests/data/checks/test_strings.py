@@ -94,3 +94,16 @@ def test_ids_that_are_one_number_are_left_alone(random_set, cfg):
     assert ("id-type", "id converted") not in {
         (kind.name, done) for kind, done in checks.repair_until_clean(context).changes
     }
+
+
+@pytest.mark.parametrize("value, ignore, crowd", [
+    ("0", 0, 0), (" 0.0 ", 0, 0), (None, 0, 0), ("", 0, 0), ("1", 0, 1), (1, 0, 1), (True, 0, 1), ("yes", "yes", 0),
+])  # fmt: skip
+def test_ignore_is_turned_into_iscrowd_only_if_it_is_meant(value, ignore, crowd, random_set, cfg):
+    for annotation in random_set.coco["annotations"]:
+        annotation["ignore"] = value
+    random_set.write()
+    context = random_set.check(cfg)
+    assert {finding.kind.name for finding in context.found} == {"annotation-ignore"}
+    checks.repair_until_clean(context)
+    assert {(a["ignore"], a["iscrowd"]) for a in context.data.coco["annotations"]} == {(ignore, crowd)}

@@ -14,7 +14,7 @@ from retina_plugin.data.checks.annotations import BAD_KEYPOINTS, BAD_MASK
 from retina_plugin.data.checks.coco_file import NO_ANNOTATIONS
 from retina_plugin.data.checks.entries import is_box, is_finite, is_number, shorten
 from retina_plugin.data.checks.findings import Entry, Findings, error_kind
-from retina_plugin.data.checks.structure import NO_FIELD
+from retina_plugin.data.checks.structure import BAD_FIELD, NO_FIELD
 
 NO_SIZE = error_kind("""image-size-missing: COCO's evaluation on this set stops with a KeyError. Training alone takes
     the size from the file. Add width and height.""")
@@ -43,7 +43,11 @@ def dicts_as_coco(
         if not is_test_set and "annotations" not in record:
             found.add(NO_FIELD, "image without annotations", image)
         images.append(image)
-        for instance in record.get("annotations", ()):
+        instances = record.get("annotations", ())
+        if not isinstance(instances, (list, tuple)):
+            found.add(BAD_FIELD, f"annotations of image is {shorten(instances)}", image)
+            continue
+        for instance in instances:
             annotations.append(_annotation(instance, image, len(annotations) + 1, found))
     if classes is None:
         used = [int(a["category_id"]) for a in annotations if is_finite(a.get("category_id"))]
@@ -55,7 +59,9 @@ def dicts_as_coco(
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _annotation(instance: dict[str, Any], image: Entry, number: int, found: Findings) -> Entry:
+def _annotation(instance: Any, image: Entry, number: int, found: Findings) -> Any:
+    if not isinstance(instance, dict):
+        return instance  # which check_structure reports
     annotation: Entry = {"id": number, "image_id": image.get("id")}
     annotation["iscrowd"] = as_python(instance.get("iscrowd", 0))
     if "category_id" in instance:

@@ -52,16 +52,16 @@ ID_TYPE = error_kind("""id-type: A number is not the string with its digits: the
 
 @repairs(ID_TYPE)
 def _convert_ids(editor: Editor, finding: Finding) -> str | None:
-    entry, by_number = finding.entry, editor.ids_by_number
+    entry, ids = finding.entry, editor.ids_by_number
     if finding.annotation is None:
         section = "images" if finding.category is None else "categories"
         number = as_id(entry["id"])
-        if isinstance(number, str) or by_number[section].get(number) != entry["id"]:
+        if isinstance(number, str) or ids[section].get(number) != entry["id"]:
             return None
         entry["id"] = number
         return "id converted"
     for name, section in REFERENCES.items():
-        entry[name] = by_number[section].get(as_id(entry[name]), entry[name])
+        entry[name] = ids[section].get(as_id(entry[name]), entry[name])
     return "id converted"
 
 

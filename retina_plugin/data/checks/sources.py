@@ -7,8 +7,8 @@ from retina_plugin.data.checks.context import DataSet
 from retina_plugin.data.checks.dicts import dicts_as_coco
 from retina_plugin.data.checks.findings import CannotCheck, Findings, error_kind
 
-NO_LIST = error_kind("""dicts-no-list: Detectron2 stops with a TypeError when it asks for the number of images. Return a
-    list of dicts.""")
+NO_LIST = error_kind("""dicts-no-list: Detectron2 takes a list of dicts, one for each image: it stops when it asks for
+    their number, or in its mapper. Return such a list.""")
 
 
 def from_json(json_file: str, image_root: str, found: Findings) -> DataSet:
@@ -34,6 +34,10 @@ def from_catalog(name: str, found: Findings) -> DataSet:
         return from_catalog(name, found)
     if not hasattr(records, "__len__"):
         raise CannotCheck(NO_LIST, f"the function of {name} returns {type(records).__name__}")
+    records = list(records)
+    others = [type(record).__name__ for record in records if not isinstance(record, dict)]
+    if others:
+        raise CannotCheck(NO_LIST, f"an item of {name} is {others[0]}")
     return DataSet(name, dicts_as_coco(records, metadata.get("thing_classes", None), found))
 
 

@@ -114,6 +114,9 @@ DICTS = {
     "sides are null": lambda r: r.update(width=None, height=None),
     "paths": _each("file_name", pathlib.Path),
     "tuple of annotations": _each("annotations", tuple),
+    "annotations are null": _each("annotations", lambda instances: None),
+    "an annotation is null": _each("annotations", lambda instances: [*instances, None]),
+    "annotations by number": _each("annotations", lambda instances: dict(enumerate(instances))),
     "classes of NumPy": lambda r: [a.update(category_id=np.int64(a["category_id"])) for a in r["annotations"]],
     "uint8 classes": lambda r: [a.update(category_id=np.uint8(a["category_id"])) for a in r["annotations"]],
     "float classes": lambda r: [a.update(category_id=float(a["category_id"])) for a in r["annotations"]],
@@ -202,10 +205,15 @@ def test_dicts_without_annotations_are_a_test_set(records, registered, cfg):
     assert [finding.kind.name for finding in _check(registered, cfg)] == ["annotations-missing"]
 
 
-def test_a_generator_of_dicts_is_named(records, tmp_path):
-    name = f"generator_{tmp_path.name}"
-    DatasetCatalog.register(name, lambda: iter(records))
-    with pytest.raises(checks.CannotCheck, match="returns list_iterator") as stop:
+@pytest.mark.parametrize("change, message", [
+    (iter, "returns list_iterator"), (lambda records: None, "returns NoneType"), (enumerate, "returns enumerate"),
+    (lambda records: list(enumerate(records)), "an item of .* is tuple"),
+    (lambda records: [*records, None], "an item of .* is NoneType"),
+])  # fmt: skip
+def test_what_is_no_list_of_dicts_is_named(change, message, records, tmp_path):
+    name = f"no_list_{tmp_path.name}"
+    DatasetCatalog.register(name, lambda: change(records))
+    with pytest.raises(checks.CannotCheck, match=message) as stop:
         checks.from_catalog(name, checks.Findings())
     assert stop.value.kind.name == "dicts-no-list"
     DatasetCatalog.remove(name)

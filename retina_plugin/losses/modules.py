@@ -8,7 +8,8 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from retina_plugin.losses import functional
-from retina_plugin.losses.functional import Alpha, PointwiseLoss, check_alpha, sum_over_levels
+from retina_plugin.losses.alpha import Alpha, check_alpha
+from retina_plugin.losses.functional import PointwiseLoss, sum_over_levels
 from retina_plugin.losses.fused import SigmoidLossFamily
 from retina_plugin.losses.registry import LossContext, register_classification_loss
 from retina_plugin.losses.targets import Targets

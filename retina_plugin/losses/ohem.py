@@ -8,7 +8,8 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torchvision.ops import box_iou, nms
 
-from retina_plugin.losses.functional import Alpha, weighted_loss
+from retina_plugin.losses.alpha import Alpha
+from retina_plugin.losses.functional import weighted_loss
 from retina_plugin.losses.modules import SigmoidCrossEntropyLoss, alpha_from_config
 from retina_plugin.losses.registry import LossContext, register_classification_loss
 from retina_plugin.losses.targets import Targets

@@ -50,6 +50,15 @@ class OnlineHardExampleMining(nn.Module):
         self.nms_thresh = nms_thresh
         self.one_to_three = one_to_three
 
+    @property
+    def alpha(self) -> Alpha:
+        """The weight of positives, of the cross entropy and of the hardness."""
+        return self.cross_entropy.alpha
+
+    @alpha.setter
+    def alpha(self, alpha: Alpha) -> None:
+        self.cross_entropy.alpha = alpha
+
     def forward(
         self, logits: Sequence[Tensor], targets: Targets, context: LossContext, normalizer: Tensor | float
     ) -> Tensor:

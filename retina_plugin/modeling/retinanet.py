@@ -24,6 +24,7 @@ from retina_plugin.modeling.assigners import Assigner, build_assigner
 from retina_plugin.modeling.backbones.frozen_bn import fold_frozen_bn
 from retina_plugin.modeling.box_coder import BoxCoder, build_box_coder
 from retina_plugin.modeling.box_loss import BoxLoss, build_box_loss
+from retina_plugin.modeling.detectron2_attributes import Detectron2Attributes
 from retina_plugin.modeling.ground_truth import check_ground_truth
 from retina_plugin.modeling.head import as_head_output, build_retinanet_head, per_anchor
 from retina_plugin.modeling.inference.postprocessor import Postprocessor
@@ -35,10 +36,11 @@ Inputs = list[dict[str, Any]]
 
 
 @META_ARCH_REGISTRY.register()
-class FocalRetinaNet(DenseDetector):
+class FocalRetinaNet(Detectron2Attributes, DenseDetector):
     """RetinaNet (Lin et al. 2017) with the input, output and parameter names of Detectron2's ``RetinaNet``.
 
-    With default keys and equal weights it gives the losses, gradients and detections of Detectron2's own.
+    With default keys and equal weights it gives the losses, gradients and detections of Detectron2's own. It has
+    Detectron2's attributes as well (:mod:`.detectron2_attributes`).
     """
 
     reads_retinanet_keys = True  # what configuration checks ask of an architecture

@@ -63,7 +63,7 @@ def test_starts_with_the_value_of_the_configuration(models, name):
         ("test_nms_thresh", 0.05),
         ("max_detections_per_image", 3),
         ("box2box_transform", Box2BoxTransform(weights=(10.0, 10.0, 5.0, 5.0))),
-        ("box2box_transform", Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0), scale_clamp=0.01)),
+        ("box2box_transform", Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0), scale_clamp=-0.5)),
     ],
 )
 def test_detections_follow(models, seed, name, value):

@@ -22,6 +22,11 @@ repair              what it is for                                      when it 
 ``gloo_launch``     0.6's ``launch`` demands CUDA and NCCL in the       with support for Detectron2 0.6 (main
                     processes that it starts. Without a GPU, they use   does the same itself)
                     Gloo.
+``export``          0.6's ``detectron2.export`` and                     with support for Detectron2 0.6 (main
+                    ``detectron2.utils.analysis`` import ``caffe2``,    does the same itself)
+                    which torch no longer has, also for what does not
+                    use it. A module stands in for the part that does,
+                    and says so when it is used.
 ``cpu_ddp``         ``create_ddp_model`` (0.6 and main) names a GPU     when Detectron2 leaves ``device_ids`` out
                     also for a model on the CPU, which torch refuses.   for a model on the CPU
 ==================  ==================================================  =========================================
@@ -163,6 +168,50 @@ def _gloo_worker(local_rank, main_func, world_size, num_gpus_per_machine, *args,
     launch._nccl_worker(local_rank, main_func, world_size, num_gpus_per_machine, *args, **kwargs)
 
 
+def _repair_export():
+    try:
+        import detectron2.export  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "caffe2":
+            raise
+        sys.modules["detectron2.export.api"] = _caffe2_stand_in()
+        importlib.import_module("detectron2.export")
+        APPLIED.append("export")
+
+
+def _caffe2_stand_in():
+    module: Any = types.ModuleType("detectron2.export.api", "Stands in for the exports that need caffe2, and has none.")
+
+    def add_export_config(cfg):
+        """Add the one key of Detectron2's function of this name, which scripts call for any format."""
+        from detectron2.config import CfgNode
+
+        is_frozen = cfg.is_frozen()
+        cfg.defrost()
+        cfg.EXPORT_CAFFE2 = CfgNode({"USE_HEATMAP_MAX_KEYPOINT": False})
+        if is_frozen:
+            cfg.freeze()
+        return cfg
+
+    def missing(name):
+        def use(*args, **kwargs):
+            raise RuntimeError(
+                f"detectron2.export.{name} needs caffe2, which torch no longer has. Trace the model, by "
+                "torch.jit.trace or torch.onnx.export of a detectron2.export.TracingAdapter"
+            )
+
+        return use
+
+    module.add_export_config = add_export_config
+    for name in ("Caffe2Model", "Caffe2Tracer"):
+        use = staticmethod(missing(name))
+        setattr(module, name, type(name, (), {"__init__": missing(name), "load_protobuf": use}))
+    for name in ("export_caffe2_model", "export_onnx_model"):
+        setattr(module, name, missing(name))
+    module.__all__ = [name for name in vars(module) if not name.startswith("_")]
+    return module
+
+
 def _repair_cpu_ddp():
     from detectron2.engine import defaults
 
@@ -194,6 +243,7 @@ with warnings.catch_warnings():
     _repair_official_coco()
     _repair_pkg_resources()
     _repair_gloo_launch()
+    _repair_export()
     _repair_cpu_ddp()
     import detectron2.model_zoo
     import detectron2.modeling  # noqa: F401

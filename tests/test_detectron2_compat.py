@@ -79,3 +79,34 @@ def test_model_zoo_imports_without_pkg_resources():
     )
     assert result.returncode == 0, result.stderr
     assert "retinanet_R_50_FPN_1x" in result.stdout and "no.yaml not available" in result.stdout
+
+
+def test_export_and_analysis_import_without_caffe2():
+    result = run(
+        """
+        import retina_plugin
+        import torch
+        from detectron2.config import get_cfg
+        from detectron2.export import TracingAdapter, scripting_with_instances
+        from detectron2.utils.analysis import FlopCountAnalysis
+        if "export" in retina_plugin.detectron2_compat.APPLIED:
+            from detectron2.export import Caffe2Model, Caffe2Tracer, add_export_config, export_onnx_model
+            loading = lambda: Caffe2Model.load_protobuf(".")
+            for use in (lambda: Caffe2Tracer(get_cfg(), None, []), loading, export_onnx_model):
+                try:
+                    use()
+                except RuntimeError as error:
+                    assert "needs caffe2, which torch no longer has. Trace the model" in str(error)
+                else:
+                    raise AssertionError("no error")
+            cfg = add_export_config(get_cfg())
+            assert cfg.EXPORT_CAFFE2.USE_HEATMAP_MAX_KEYPOINT is False
+            cfg.freeze()
+            assert add_export_config(cfg).is_frozen()
+        traced = torch.jit.trace(TracingAdapter(torch.nn.ReLU(), torch.zeros(2)), torch.zeros(2))
+        assert traced(torch.tensor([-1.0, 1.0]))[0].tolist() == [0, 1]
+        flops = FlopCountAnalysis(torch.nn.Conv2d(3, 5, 1), torch.zeros(1, 3, 8, 8)).total()
+        assert flops == 3 * 5 * 64, flops
+        """
+    )
+    assert result.returncode == 0, result.stderr

@@ -10,7 +10,7 @@ COMMANDS = {
     "check-data": ("check_data", "Find what in a data set stops training or is learned wrongly, and correct it"),
     "convert": ("convert", "Convert weights of other frameworks for this plugin, or this plugin's for another one"),
     "plot-losses": ("plot_losses", "Draw the paper's figures of the losses, as PNG and SVG"),
-    "replay": ("replay", "Run a training step again whose losses or gradients were not finite, from its file"),
+    "replay": ("replay", "Run a training step again whose losses, gradients or buffers were not finite, from its file"),
     "visualize": ("visualize", "Draw test images with ground truth and what a trained model found"),
 }
 ALIASES = {"contact-sheet": "visualize"}

@@ -9,8 +9,8 @@ from retina_plugin.tools.replay.run import replay
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Exit status 0: losses or gradients are not finite this time, either; 1: all are finite; 2: the file cannot be "
-        "run (error: ...)."
+        "Exit status 0: losses, gradients or buffers are not finite this time, either; 1: all are finite; 2: the file "
+        "cannot be run (error: ...)."
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="OUTPUT_DIR/divergence/iteration_N_rank_R.pth")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda if there is a GPU)")

@@ -1,4 +1,4 @@
-"""Reports steps whose losses or gradients are not finite, and ends a training that has too many of them."""
+"""Reports steps whose losses, gradients or buffers are not finite, and ends a training that has too many of them."""
 
 import glob
 import logging
@@ -20,6 +20,8 @@ WINDOW = 1000  # iterations in which SOLVER.MAX_NONFINITE_STEPS are allowed
 MAX_SNAPSHOTS = 3  # of a rank
 MAX_SNAPSHOT_RANKS = 2  # of a step
 _MOST_RANKS = 4  # in a report
+# The name of a count among the losses of a step.
+NONFINITE_BUFFER_VALUES = "nonfinite_buffer_values"
 # Learning rate and images of a batch of the paper (section 4.1) and of Base-RetinaNet.yaml.
 REFERENCE_LR, REFERENCE_BATCH = 0.01, 16
 
@@ -47,7 +49,8 @@ class DivergenceMonitor:
         Args:
             model: of the training, not within ``DistributedDataParallel``.
             step: of this rank.
-            values: for every rank its losses and norm of the gradient, by name.
+            values: for every rank its losses, its norm of the gradient, and how many values of buffers the step made
+                infinite or NaN, by name.
             learning_rate: of the step.
 
         Raises:
@@ -65,7 +68,8 @@ class DivergenceMonitor:
         rank = comm.get_rank()
         lines, is_finite = _diagnose_safely(model, step)
         own = [x for name, x in values[rank].items() if name != "grad_norm"]
-        blamed = comm.all_gather(not all(map(math.isfinite, own)) or is_finite is False)
+        has_bad_buffers = values[rank][NONFINITE_BUFFER_VALUES] > 0
+        blamed = comm.all_gather(not all(map(math.isfinite, own)) or has_bad_buffers or is_finite is False)
         ranks = [i for i, is_blamed in enumerate(blamed) if is_blamed] or list(range(len(values)))
         if rank in ranks[:MAX_SNAPSHOT_RANKS]:
             lines.append(self._write_snapshot(model, step, values[rank], learning_rate))
@@ -116,8 +120,8 @@ class DivergenceMonitor:
                 f"half precision: SOLVER.AMP.PRECISION is {cfg.SOLVER.AMP.PRECISION}; try SOLVER.AMP.ENABLED False"
             )
         return "\n".join([
-            f"training diverged: losses or gradients of {len(self._recent)} steps among the last {WINDOW} iterations "
-            f"were not finite, since iteration {first}; SOLVER.MAX_NONFINITE_STEPS allows "
+            f"training diverged: losses, gradients or buffers of {len(self._recent)} steps among the last {WINDOW} "
+            f"iterations were not finite, since iteration {first}; SOLVER.MAX_NONFINITE_STEPS allows "
             f"{cfg.SOLVER.MAX_NONFINITE_STEPS}. None of them was applied",
             last_good_checkpoint(cfg.OUTPUT_DIR, first),
             *[f"look at the first of them: python -m retina_plugin replay {path}" for path in paths[:1]],
@@ -155,7 +159,10 @@ def _iteration(path: str) -> int:
 
 
 def _what_is_not_finite(values: dict[str, float]) -> str:
-    return ", ".join(f"{n} is {x}" for n, x in values.items() if not math.isfinite(x)) or "the gradient is not finite"
+    found = [f"{name} is {x}" for name, x in values.items() if not math.isfinite(x)]
+    if number := values[NONFINITE_BUFFER_VALUES]:
+        found.append(f"{number:.0f} values of buffers are not finite")
+    return ", ".join(found) or "the gradient is not finite"
 
 
 def _drop_traceback(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""Finds out what is wrong with a step whose losses or gradients are not finite, by running it again."""
+"""Finds out what is wrong with a step whose losses, gradients or buffers are not finite, by running it again."""
 
 import math
 from collections.abc import Iterator
@@ -41,6 +41,7 @@ class StepDiagnosis:
         largest_target: largest magnitude of a box target (a delta) of a positive anchor, nan if one is; None: unknown.
         grad_norms: by parameter, not finite where the gradient is not.
         bad_weights: names of parameters and buffers that are not finite.
+        bad_buffers: names of buffers that the step makes not finite, such as statistics of a norm, first to last.
         bad_inputs: a line each.
     """
 
@@ -53,12 +54,14 @@ class StepDiagnosis:
     largest_target: float | None = None
     grad_norms: dict[str, float] = field(default_factory=dict)
     bad_weights: list[str] = field(default_factory=list)
+    bad_buffers: list[str] = field(default_factory=list)
     bad_inputs: list[str] = field(default_factory=list)
 
     @property
     def is_finite(self) -> bool:
         """Whether the step would have been applied."""
-        return math.isfinite(self.grad_norm) and all(map(math.isfinite, self.losses.values()))
+        values = (self.grad_norm, *self.losses.values())
+        return all(map(math.isfinite, values)) and not self.bad_buffers
 
     @property
     def bad_gradients(self) -> list[str]:
@@ -73,6 +76,8 @@ class StepDiagnosis:
             lines.append(f"weights that are not finite already: {list_some(self.bad_weights, _MOST_NAMES)}")
         if self.first_module is not None:
             lines.append(f"first module whose result is not finite: {self.first_module}")
+        if self.bad_buffers:
+            lines.append(f"buffers that the step makes not finite: {list_some(self.bad_buffers, _MOST_NAMES)}")
         if self.num_positives is not None:
             lines.append(f"positive anchors: {self.num_positives}")
         for what, by_level in (("logit", self.logits), ("predicted box delta", self.deltas)):
@@ -158,10 +163,16 @@ def image_name(image: dict[str, Any]) -> str:
 def _register_hooks(model: nn.Module, result: StepDiagnosis) -> list[Any]:
     """Hooks that write into the diagnosis while the model runs."""
 
+    bad_before = {name for name, value in model.named_buffers() if not _is_finite(value)}
+
     def find_first(name):
         def hook(module, inputs, output):
             if result.first_module is None and not _is_finite(output):
                 result.first_module = name or type(module).__name__
+            for buffer, value in module.named_buffers(name, recurse=False):
+                if buffer not in bad_before and not _is_finite(value):
+                    bad_before.add(buffer)
+                    result.bad_buffers.append(buffer)
 
         return hook
 

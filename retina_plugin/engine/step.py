@@ -15,7 +15,7 @@ from torch import distributed as dist
 
 from retina_plugin.core.errors import ConfigError
 from retina_plugin.core.rollback import Rollback
-from retina_plugin.diagnostics.divergence import DivergenceMonitor
+from retina_plugin.diagnostics.divergence import NONFINITE_BUFFER_VALUES, DivergenceMonitor
 from retina_plugin.diagnostics.snapshot import StepSnapshot
 from retina_plugin.modeling.gradients import Batch, StepResult, compute_gradients
 
@@ -27,11 +27,12 @@ class TrainingStep(SimpleTrainer):
     """Takes the place of Detectron2's ``SimpleTrainer`` and ``AMPTrainer``; its state has their form.
 
     - The batch is computed in ``SOLVER.ACCUMULATE_STEPS`` micro-batches (:mod:`retina_plugin.modeling.gradients`).
-    - A step whose losses or gradients are not finite on some rank is applied on none: weights, momentum and buffers
-      stay as they are, and the learning rate goes on. :mod:`retina_plugin.diagnostics.divergence` reports it, and ends
-      a training that has too many of them. An overflow that ``GradScaler`` is there for does not count.
-    - The host waits for a GPU once, with one small collective: losses, norm of the gradient, positives and times come
-      together.
+    - A step whose losses, gradients or buffers (statistics of norms) are not finite on some rank is applied on none:
+      weights, momentum and buffers stay as they are, and the learning rate goes on.
+      :mod:`retina_plugin.diagnostics.divergence` reports it, and ends a training that has too many of them. An overflow
+      that ``GradScaler`` is there for does not count.
+    - The host waits for a GPU once, with one small collective: losses, norm of the gradient, buffers, positives and
+      times come together.
 
     Logged on the main rank, besides what Detectron2 logs: ``grad_norm``, the norm of all gradients as one vector,
     before they are clipped (Detectron2 clips each parameter's by itself); every ``LOG_PERIOD`` iterations
@@ -88,15 +89,16 @@ class TrainingStep(SimpleTrainer):
             scaler.unscale_(self.optimizer)
         rows = self._gather_scalars(result, batch, data_time)
 
-        losses_are_finite = all(math.isfinite(row[name]) for row in rows for name in result.losses)
-        is_applied = losses_are_finite and all(math.isfinite(row["grad_norm"]) for row in rows)
+        forward_is_finite = all(math.isfinite(row[name]) for row in rows for name in result.losses)
+        forward_is_finite &= not any(row[NONFINITE_BUFFER_VALUES] for row in rows)
+        is_applied = forward_is_finite and all(math.isfinite(row["grad_norm"]) for row in rows)
         if is_applied:
             self.optimizer.step()
             self._overflows = 0
             if scaler is not None:
                 scaler.update()
         else:
-            self._skip(batch, result, rows, losses_are_finite)
+            self._skip(batch, result, rows, forward_is_finite)
         if comm.is_main_process():
             self._log(rows, result, is_applied)
 
@@ -109,6 +111,7 @@ class TrainingStep(SimpleTrainer):
             names = self._detector.head_in_features
             scalars.update({f"num_pos_anchors_{name}": count for name, count in zip(names, counts)})
         scalars["grad_norm"] = self._grad_norm(scalars)
+        scalars[NONFINITE_BUFFER_VALUES] = self._rollback.count_nonfinite().to(scalars["grad_norm"].device)
         scalars["data_time"] = scalars["grad_norm"].new_full((), data_time)
         row = torch.stack([x.float() for x in scalars.values()])
         rows = row[None]
@@ -124,18 +127,18 @@ class TrainingStep(SimpleTrainer):
             return torch.zeros_like(next(iter(scalars.values())))
         return torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).norm()
 
-    def _skip(self, batch: Batch, result: StepResult, rows: list[dict[str, float]], losses_are_finite: bool) -> None:
+    def _skip(self, batch: Batch, result: StepResult, rows: list[dict[str, float]], forward_is_finite: bool) -> None:
         """Leave everything but the scale of the loss as it was before the step."""
         scaler = self.grad_scaler
         scale = 1.0 if scaler is None else scaler.get_scale()
         if scaler is not None:
-            # A loss that is not finite says nothing about the scale.
-            scaler.update(None if losses_are_finite else scale)
+            # A loss or statistic that is not finite says nothing about the scale.
+            scaler.update(None if forward_is_finite else scale)
         self._skipped += 1
         self._overflows += 1
         self.optimizer.zero_grad()
         self._rollback.restore()
-        if scaler is not None and losses_are_finite and self._overflows <= MAX_OVERFLOWS:
+        if scaler is not None and forward_is_finite and self._overflows <= MAX_OVERFLOWS:
             return
         snapshot = StepSnapshot(
             iteration=self.iter,
@@ -146,7 +149,7 @@ class TrainingStep(SimpleTrainer):
             divisor=None if result.divisor is None else float(result.divisor),
             random_state=self._rollback.random_state,
         )
-        names = (*result.losses, "grad_norm")
+        names = (*result.losses, "grad_norm", NONFINITE_BUFFER_VALUES)
         values = [{name: row[name] for name in names} for row in rows]
         self._monitor.report(
             self._detector, snapshot, values, max(group["lr"] for group in self.optimizer.param_groups)
@@ -155,6 +158,8 @@ class TrainingStep(SimpleTrainer):
     def _log(self, rows: list[dict[str, float]], result: StepResult, is_applied: bool) -> None:
         storage = get_event_storage()
         storage.put_scalar("data_time", max(row.pop("data_time") for row in rows))
+        for row in rows:
+            row.pop(NONFINITE_BUFFER_VALUES)
         if self._skipped:
             storage.put_scalar("skipped_steps", self._skipped, smoothing_hint=False)
         if not is_applied:

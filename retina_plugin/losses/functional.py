@@ -3,49 +3,70 @@ r"""The losses of the paper as functions of logits and labels (section 3 and app
 Each class is a binary problem, without a softmax over classes or a background class: x_t is x for the anchor's own
 class and -x for the K-1 others, and p_t = sigmoid(x_t). The functions have in common:
 
-========  ==========================================================================================================
+========= ==========================================================================================================
 logits    float (..., K); half precision is computed in float32
 labels    integer (...): 0..K-1 a class, K background, -1 ignored (adds exactly zero to the value and the gradient)
 alpha     weight of positives, in [0, 1], one number or one for each class; negatives weigh 1 - alpha; None: no weights
+reduction "sum" over anchors and classes; "mean" over the K classes of the anchors that are not ignored, 0 without any;
+          "none": the loss of each anchor and class, by the formula
 fused     compute value and gradient in one pass (:mod:`retina_plugin.losses.fused`) where the device has a kernel;
-          False, and under ``torch.compile``: the formula and autograd
-returns   0-dim tensor, float32 (float64 for float64 logits): the sum over anchors and classes
-raises    ``ValueError``: a parameter out of its range, or another number of alphas than K
-========  ==========================================================================================================
+          False, and under ``torch.compile`` and ``torch.func``: the formula and autograd
+returns   the SUM as a 0-dim tensor unless ``reduction`` says otherwise; (..., K) for "none"; float32 (float64 for
+          float64 logits)
+raises    ``TypeError``: labels are not integers, or logits not float;
+          ``ValueError``: labels of another shape or, on a CPU, outside -1..K; a parameter out of its range, or another
+          number of alphas than K
+========= ==========================================================================================================
 """
 
 import itertools
-import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from retina_plugin.losses.fused import FusedLoss, SigmoidLossFamily, Weights, kernel_for
+from retina_plugin.losses.alpha import Alpha, alpha_weights, apply_alpha
+from retina_plugin.losses.fused import FusedLoss, SigmoidLossFamily, is_transformed, kernel_for
+from retina_plugin.losses.labels import check_label_range, check_labels
 
-Alpha = float | Sequence[float] | Tensor | None
+REDUCTIONS = ("sum", "mean", "none")  # of fvcore and torchvision
 PointwiseLoss = Callable[[Tensor], Tensor]  # x_t -> loss of one anchor and one class, without alpha, elementwise
 
 
 def sigmoid_focal_loss(
-    logits: Tensor, labels: Tensor, *, alpha: Alpha = 0.25, gamma: float = 2.0, fused: bool = True
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: Alpha = 0.25,
+    gamma: float = 2.0,
+    reduction: str = "sum",
+    fused: bool = True,
 ) -> Tensor:
     """Compute the focal loss, -alpha_t (1 - p_t)^gamma log(p_t) (equation 5).
 
     Args:
         gamma: focusing parameter, finite and >= 0; 0 gives the cross entropy.
     """
-    return sum_over_levels(pointwise_focal(gamma), [logits], [labels], alpha=alpha, fused=fused)
+    return _reduce(pointwise_focal(gamma), logits, labels, alpha, reduction, fused)
 
 
-def sigmoid_cross_entropy_loss(logits: Tensor, labels: Tensor, *, alpha: Alpha = None, fused: bool = True) -> Tensor:
+def sigmoid_cross_entropy_loss(
+    logits: Tensor, labels: Tensor, *, alpha: Alpha = None, reduction: str = "sum", fused: bool = True
+) -> Tensor:
     """Compute the cross entropy, -alpha_t log(p_t) (equations 1 and 3)."""
-    return sum_over_levels(SigmoidLossFamily(), [logits], [labels], alpha=alpha, fused=fused)
+    return _reduce(SigmoidLossFamily(), logits, labels, alpha, reduction, fused)
 
 
 def sigmoid_focal_star_loss(
-    logits: Tensor, labels: Tensor, *, alpha: Alpha = None, gamma: float = 2.0, beta: float = 1.0, fused: bool = True
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: Alpha = None,
+    gamma: float = 2.0,
+    beta: float = 1.0,
+    reduction: str = "sum",
+    fused: bool = True,
 ) -> Tensor:
     """Compute FL*, -alpha_t log(p*_t) / gamma with p*_t = sigmoid(gamma x_t + beta) (equations 8 and 9).
 
@@ -55,10 +76,12 @@ def sigmoid_focal_star_loss(
         gamma: steepness, finite and > 0.
         beta: shift, finite.
     """
-    return sum_over_levels(pointwise_focal_star(gamma, beta), [logits], [labels], alpha=alpha, fused=fused)
+    return _reduce(pointwise_focal_star(gamma, beta), logits, labels, alpha, reduction, fused)
 
 
-def sigmoid_hinge_loss(logits: Tensor, labels: Tensor, *, alpha: Alpha = None, margin: float = 0.5) -> Tensor:
+def sigmoid_hinge_loss(
+    logits: Tensor, labels: Tensor, *, alpha: Alpha = None, margin: float = 0.5, reduction: str = "sum"
+) -> Tensor:
     """Compute the hinge loss on p_t, alpha_t max(0, margin - p_t) (end of section 5.1).
 
     The paper only says that the hinge loss "sets loss to 0 above a certain value of p_t". Below the margin, the
@@ -67,7 +90,7 @@ def sigmoid_hinge_loss(logits: Tensor, labels: Tensor, *, alpha: Alpha = None, m
     Args:
         margin: in (0, 1].
     """
-    return sum_over_levels(PointwiseHinge(margin), [logits], [labels], alpha=alpha, fused=False)
+    return _reduce(PointwiseHinge(margin), logits, labels, alpha, reduction, fused=False)
 
 
 def pointwise_focal(gamma: float) -> SigmoidLossFamily:
@@ -100,6 +123,19 @@ class PointwiseHinge:
         return (self.margin - x_t.sigmoid()).clamp(min=0)
 
 
+def _reduce(loss: PointwiseLoss, logits: Tensor, labels: Tensor, alpha: Alpha, reduction: str, fused: bool) -> Tensor:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction '{reduction}' is none of {', '.join(REDUCTIONS)}")
+    check_labels(logits, labels)
+    if not is_transformed([logits]):  # which has no values to look at
+        check_label_range(logits, labels)
+    if reduction == "none":
+        return elementwise_loss(loss, logits, labels, alpha)
+    count = (labels >= 0).sum() * logits.shape[-1] if reduction == "mean" else None
+    divisor = 1.0 if count is None else count.clamp(min=1)
+    return sum_over_levels(loss, [logits], [labels], alpha=alpha, fused=fused, divisor=divisor)
+
+
 def sum_over_levels(
     loss: PointwiseLoss,
     logits: Sequence[Tensor],
@@ -114,26 +150,41 @@ def sum_over_levels(
     """Sum a loss over levels, anchors and classes, and divide the sum.
 
     Args:
-        logits, labels: one tensor a level.
+        logits, labels: one tensor a level, checked as :func:`.labels.check_labels` says.
         scores: soft targets of each level; see :func:`weighted_loss`. They are computed without the fused kernels.
         divisor: number or 0-dim tensor, a constant for the gradient.
         grad_scale: see :class:`retina_plugin.losses.fused.FusedLoss`. None: 1.
     """
 
+    for x, y in zip(logits, labels):
+        check_labels(x, y)
+    transformed = is_transformed(logits)
+
     def plain(logits: Sequence[Tensor]) -> Tensor:
-        levels = zip(logits, labels, scores or itertools.repeat(None))
-        first, *rest = [weighted_loss(loss, x, y, alpha, s).sum() for x, y, s in levels]
+        if transformed and scores is None:
+            first, *rest = [elementwise_loss(loss, x, y, alpha).sum() for x, y in zip(logits, labels)]
+        else:
+            levels = zip(logits, labels, scores or itertools.repeat(None))
+            first, *rest = [weighted_loss(loss, x, y, alpha, s).sum() for x, y, s in levels]
         return sum(rest, start=first)
 
     kernel = kernel_for(logits) if fused and scores is None else None
     alpha_learns = isinstance(alpha, Tensor) and alpha.requires_grad  # the kernels hold alpha constant
-    # torch.compile cannot look into a kernel, and fuses the formula by itself.
-    is_plain = alpha_learns or torch.compiler.is_compiling()
-    if is_plain or kernel is None or not isinstance(loss, SigmoidLossFamily):
+    if transformed or alpha_learns or kernel is None or not isinstance(loss, SigmoidLossFamily):
         return plain(logits) / divisor
     if grad_scale is None:
         grad_scale = logits[0].new_ones((), dtype=torch.float32)
     return FusedLoss(kernel, loss, alpha_weights(alpha, logits[0]), plain)(logits, labels, divisor, grad_scale)
+
+
+def elementwise_loss(loss: PointwiseLoss, logits: Tensor, labels: Tensor, alpha: Alpha) -> Tensor:
+    """Compute the alpha-weighted loss (..., K) of each class of each anchor, exactly 0 for ignored anchors.
+
+    No shape depends on a value, as ``torch.compile`` and ``torch.func.vmap`` need it.
+    """
+    counted = (labels >= 0)[..., None]
+    x_t, is_class = _compute_x_t(torch.where(counted, logits, 0), labels)
+    return torch.where(counted, apply_alpha(loss(x_t), is_class, alpha), 0)
 
 
 def weighted_loss(
@@ -161,51 +212,11 @@ def weighted_loss(
 def compute_x_t(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Compute x_t (V, K) of the V anchors that are not ignored, and the bool mask (V, K) of each anchor's own class."""
     counted = labels >= 0
-    logits, labels = logits[counted], labels[counted]
+    return _compute_x_t(logits[counted], labels[counted])
+
+
+def _compute_x_t(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    is_class = labels[:, None] == torch.arange(logits.shape[-1], device=labels.device)
+    is_class = labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)
     return torch.where(is_class, logits, -logits), is_class
-
-
-def apply_alpha(loss: Tensor, is_class: Tensor, alpha: Alpha) -> Tensor:
-    """Multiply a loss (V, K) by alpha_t: alpha where ``is_class`` (V, K) is true, 1 - alpha elsewhere (section 3.1)."""
-    if alpha is None:
-        return loss
-    positive, negative = alpha_weights(alpha, loss)
-    return torch.where(is_class, positive * loss, negative * loss)
-
-
-def alpha_weights(alpha: Alpha, like: Tensor) -> Weights:
-    """Return the weights of positives and negatives for logits or losses ``like`` (..., K).
-
-    The range of an alpha that is a tensor is not checked, as that would synchronize a GPU with the host.
-    """
-    if alpha is None:
-        return 1.0, 1.0
-    if not isinstance(alpha, Tensor):
-        check_alpha(alpha)
-    if isinstance(alpha, numbers.Real):
-        return float(alpha), 1.0 - float(alpha)
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    alpha = torch.as_tensor(alpha, dtype=dtype, device=like.device)
-    if alpha.shape not in ((), like.shape[-1:]):
-        raise ValueError(
-            f"alpha has shape {tuple(alpha.shape)}: give one number, or one for each of {like.shape[-1]} classes"
-        )
-    alpha = alpha.expand(like.shape[-1]).contiguous()
-    return alpha, 1 - alpha
-
-
-def check_alpha(alpha: Alpha) -> None:
-    """Raise ``ValueError`` unless alpha is None, a number in [0, 1] or a sequence or tensor of such numbers."""
-    if alpha is None:
-        return
-    is_number = isinstance(alpha, numbers.Real)  # checked at every step, so no tensor is made
-    weights: list = [alpha] if is_number else torch.as_tensor(alpha, dtype=torch.float64).flatten().tolist()
-    wrong = [weight for weight in weights if not 0 <= weight <= 1]
-    if wrong:
-        raise ValueError(
-            f"alpha weighs the positive class and lies in [0, 1], got {', '.join(map(str, wrong))} "
-            "(off is None, and -1.0 in a configuration)"
-        )

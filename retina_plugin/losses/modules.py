@@ -8,7 +8,8 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from retina_plugin.losses import functional
-from retina_plugin.losses.functional import Alpha, PointwiseLoss, check_alpha, sum_over_levels
+from retina_plugin.losses.alpha import Alpha, check_alpha
+from retina_plugin.losses.functional import PointwiseLoss, sum_over_levels
 from retina_plugin.losses.fused import SigmoidLossFamily
 from retina_plugin.losses.registry import LossContext, register_classification_loss
 from retina_plugin.losses.targets import Targets
@@ -21,23 +22,32 @@ class MultiLevelLoss(nn.Module):
     ``settings`` are the parameters of the pointwise loss, for display.
     """
 
-    alpha: float | Tensor | None
-
     def __init__(self, loss: PointwiseLoss, *, alpha: Alpha, fused: bool = True, **settings: float) -> None:
         super().__init__()
-        check_alpha(alpha)
         self.loss, self.fused, self.settings = loss, fused, settings
-        if alpha is None or isinstance(alpha, numbers.Real):
-            self.alpha = None if alpha is None else float(alpha)
-        else:  # a buffer, so that alpha moves to the device of the logits
-            self.register_buffer("alpha", torch.as_tensor(alpha, dtype=torch.float32), persistent=False)
         self.grad_scale = torch.ones(())  # see FusedLoss; a forecast, which changes no result
+        self.register_buffer("_alphas", None, persistent=False)  # so that they move to the device of the logits
+        self.alpha = alpha
+
+    @property
+    def alpha(self) -> Alpha:
+        """The weight of positives, a float or None, or a tensor of one for each class."""
+        return self._alpha if self._alphas is None else self._alphas
+
+    @alpha.setter
+    def alpha(self, alpha: Alpha) -> None:
+        check_alpha(alpha)
+        self._alpha = float(alpha) if isinstance(alpha, numbers.Real) else None
+        of_classes = None if alpha is None or self._alpha is not None else alpha
+        device = self.grad_scale.device
+        self._alphas = None if of_classes is None else torch.as_tensor(of_classes, dtype=torch.float32, device=device)
 
     def forward(
         self, logits: Sequence[Tensor], targets: Targets, context: LossContext, normalizer: Tensor | float
     ) -> Tensor:
         if self.grad_scale.device != logits[0].device:
             self.grad_scale = torch.ones((), device=logits[0].device)
+            self.to(logits[0].device)
         return sum_over_levels(
             self.loss,
             logits,
@@ -60,6 +70,16 @@ class SigmoidFocalLoss(MultiLevelLoss):
 
     def __init__(self, *, alpha: Alpha = 0.25, gamma: float = 2.0, fused: bool = True) -> None:
         super().__init__(functional.pointwise_focal(gamma), alpha=alpha, fused=fused, gamma=gamma)
+
+    @property
+    def gamma(self) -> float:
+        """The focusing parameter."""
+        return self.settings["gamma"]
+
+    @gamma.setter
+    def gamma(self, gamma: float) -> None:
+        self.loss = functional.pointwise_focal(gamma)
+        self.settings["gamma"] = gamma
 
 
 class SigmoidCrossEntropyLoss(MultiLevelLoss):

@@ -8,7 +8,8 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torchvision.ops import box_iou, nms
 
-from retina_plugin.losses.functional import Alpha, weighted_loss
+from retina_plugin.losses.alpha import Alpha
+from retina_plugin.losses.functional import weighted_loss
 from retina_plugin.losses.modules import SigmoidCrossEntropyLoss, alpha_from_config
 from retina_plugin.losses.registry import LossContext, register_classification_loss
 from retina_plugin.losses.targets import Targets
@@ -48,6 +49,15 @@ class OnlineHardExampleMining(nn.Module):
         self.batch_size = batch_size
         self.nms_thresh = nms_thresh
         self.one_to_three = one_to_three
+
+    @property
+    def alpha(self) -> Alpha:
+        """The weight of positives, of the cross entropy and of the hardness."""
+        return self.cross_entropy.alpha
+
+    @alpha.setter
+    def alpha(self, alpha: Alpha) -> None:
+        self.cross_entropy.alpha = alpha
 
     def forward(
         self, logits: Sequence[Tensor], targets: Targets, context: LossContext, normalizer: Tensor | float

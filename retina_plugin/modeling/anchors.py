@@ -32,13 +32,14 @@ class TorchvisionAnchorGenerator(DefaultAnchorGenerator):
         corner = (sides.flatten(0, 1) / 2).round()  # from (sizes, ratios, XY)
         return torch.cat([-corner, corner], dim=1)
 
-    def _grid_anchors(self, grid_sizes: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Generate L tensors (Hl * Wl * A, 4) for L pairs (Hl, Wl)."""
-        image = [cells * self.strides[0] for cells in grid_sizes[0]]
+    def _grid_anchors(self, grid_sizes: list[list[int]]) -> list[Tensor]:
+        """Generate L tensors (Hl * Wl * A, 4) for L pairs (Hl, Wl). Can be traced and scripted."""
+        height, width = grid_sizes[0][0] * self.strides[0], grid_sizes[0][1] * self.strides[0]
+        buffers: list[Tensor] = [named[1] for named in self.cell_anchors.named_buffers()]  # TorchScript has no others
         anchors = []
-        for cells, cell_anchors in zip(grid_sizes, self.cell_anchors):
-            numbers = [torch.arange(number, device=cell_anchors.device) for number in cells]
-            rows, columns = (number * (side // len(number)) for number, side in zip(numbers, image))
+        for size, cell_anchors in zip(grid_sizes, buffers):
+            rows = torch.arange(size[0], device=cell_anchors.device) * (height // size[0])
+            columns = torch.arange(size[1], device=cell_anchors.device) * (width // size[1])
             y, x = torch.meshgrid(rows, columns, indexing="ij")
             shifts = torch.stack([x, y, x, y], dim=2).view(-1, 1, 4)
             anchors.append((shifts + cell_anchors).view(-1, 4))

@@ -43,14 +43,17 @@ class DeltaXYWHCoder:
 
     The numbers are those of Detectron2's ``Box2BoxTransform``: (dx, dy, dw, dh) times ``weights``. Decoded boxes are
     float32 and at most 1000 / 16 times as wide and high as the anchor.
+
+    Attributes:
+        transform: the ``Box2BoxTransform`` with the weights.
     """
 
     def __init__(self, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> None:
-        self._transform = Box2BoxTransform(weights=tuple(weights))
+        self.transform = Box2BoxTransform(weights=tuple(weights))
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         """See :meth:`BoxCoder.encode`. ``Box2BoxTransform.get_deltas`` would synchronize to validate the anchors."""
-        wx, wy, ww, wh = self._transform.weights
+        wx, wy, ww, wh = self.transform.weights
         anchor_size, box_size = anchors[..., 2:] - anchors[..., :2], boxes[..., 2:] - boxes[..., :2]
         shift = (boxes[..., :2] + 0.5 * box_size) - (anchors[..., :2] + 0.5 * anchor_size)
         width, height = anchor_size.unbind(-1)
@@ -61,7 +64,7 @@ class DeltaXYWHCoder:
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
         """See :meth:`BoxCoder.decode`."""
         anchors = anchors.expand(deltas.shape)
-        return self._transform.apply_deltas(deltas.reshape(-1, 4), anchors.reshape(-1, 4)).view(deltas.shape)
+        return self.transform.apply_deltas(deltas.reshape(-1, 4), anchors.reshape(-1, 4)).view(deltas.shape)
 
 
 @BOX_CODER_REGISTRY.register()

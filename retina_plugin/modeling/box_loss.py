@@ -3,7 +3,7 @@
 N images, R anchors in all.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from detectron2.config import CfgNode
@@ -56,13 +56,16 @@ class BoxRegressionLoss(nn.Module):
             ValueError: unknown loss_type, negative smooth_l1_beta.
         """
         super().__init__()
-        if loss_type != "smooth_l1" and loss_type not in IOU_LOSSES:
-            raise ValueError(f"loss_type '{loss_type}' is none of smooth_l1, {', '.join(IOU_LOSSES)}")
-        if smooth_l1_beta < 0:
-            raise ValueError(f"MODEL.RETINANET.SMOOTH_L1_LOSS_BETA must be >= 0, got {smooth_l1_beta}")
         self.box_coder = box_coder
         self.loss_type = loss_type
         self.smooth_l1_beta = smooth_l1_beta
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "loss_type" and value != "smooth_l1" and value not in IOU_LOSSES:
+            raise ValueError(f"loss_type '{value}' is none of smooth_l1, {', '.join(IOU_LOSSES)}")
+        if name == "smooth_l1_beta" and value < 0:
+            raise ValueError(f"MODEL.RETINANET.SMOOTH_L1_LOSS_BETA must be >= 0, got {value}")
+        super().__setattr__(name, value)
 
     def forward(self, deltas: Tensor, anchors: Tensor, gt_boxes: Tensor, positive: Tensor) -> Tensor:
         """See :meth:`BoxLoss.__call__`; smooth-L1 is summed over the 4 deltas as well."""

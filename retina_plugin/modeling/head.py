@@ -14,6 +14,7 @@ from detectron2.modeling.anchor_generator import build_anchor_generator
 from torch import Tensor, nn
 
 from retina_plugin.config.registries import RETINANET_HEAD_REGISTRY
+from retina_plugin.modeling.scripting import ScriptableHead
 
 Norm = str | Callable[[int], nn.Module]  # what ``detectron2.layers.get_norm`` takes
 
@@ -147,6 +148,9 @@ class RetinaNetHead(nn.Module):
             "prior_prob": cfg.MODEL.RETINANET.PRIOR_PROB,
         }
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        return ScriptableHead(self) if type(self).forward is RetinaNetHead.forward else self
+
     def forward(self, features: list[Tensor]) -> HeadOutput:
         """See :meth:`Head.__call__`."""
         assert len(features) == self._num_levels, (len(features), self._num_levels)
@@ -160,4 +164,5 @@ def per_anchor(prediction: Tensor, dim: int) -> Tensor:
 
     The order (H, W, A) is that of the anchors of ``detectron2.modeling.anchor_generator``.
     """
-    return prediction.unflatten(1, (-1, dim)).permute(0, 3, 4, 1, 2)
+    n, channels, h, w = prediction.shape
+    return prediction.view(n, channels // dim, dim, h, w).permute(0, 3, 4, 1, 2)

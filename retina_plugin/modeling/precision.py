@@ -32,7 +32,7 @@ def autocast(device_type: str, precision: str) -> contextlib.AbstractContextMana
     dtype = _DTYPES[precision]
     if dtype is None:
         return contextlib.nullcontext()
-    if device_type == "cpu":
+    if device_type == "cpu" and not torch.jit.is_tracing():  # a tracer cannot record what the warning asks
         _warn_of_slow_cpu(precision)
     return torch.autocast(device_type, dtype)
 

@@ -10,7 +10,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.evaluation import inference_context
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_anchor_generator, build_backbone
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
@@ -24,21 +24,24 @@ from retina_plugin.modeling.assigners import Assigner, build_assigner
 from retina_plugin.modeling.backbones.frozen_bn import fold_frozen_bn
 from retina_plugin.modeling.box_coder import BoxCoder, build_box_coder
 from retina_plugin.modeling.box_loss import BoxLoss, build_box_loss
+from retina_plugin.modeling.detectron2_attributes import Detectron2Attributes
 from retina_plugin.modeling.ground_truth import check_ground_truth
 from retina_plugin.modeling.head import as_head_output, build_retinanet_head, per_anchor
 from retina_plugin.modeling.inference.postprocessor import Postprocessor
 from retina_plugin.modeling.precision import autocast, check_precision
 from retina_plugin.modeling.predictions import RawPredictions
+from retina_plugin.modeling.scripting import ScriptableRetinaNet
 
 # Images as Detectron2's ``DatasetMapper`` makes them.
 Inputs = list[dict[str, Any]]
 
 
 @META_ARCH_REGISTRY.register()
-class FocalRetinaNet(DenseDetector):
+class FocalRetinaNet(Detectron2Attributes, RetinaNet):
     """RetinaNet (Lin et al. 2017) with the input, output and parameter names of Detectron2's ``RetinaNet``.
 
-    With default keys and equal weights it gives the losses, gradients and detections of Detectron2's own.
+    With default keys and equal weights it gives the losses, gradients and detections of Detectron2's own. It has
+    Detectron2's attributes as well (:mod:`.detectron2_attributes`).
     """
 
     reads_retinanet_keys = True  # what configuration checks ask of an architecture
@@ -93,7 +96,10 @@ class FocalRetinaNet(DenseDetector):
             ValueError: unknown inference_precision.
         """
         check_precision(inference_precision)
-        super().__init__(backbone, head, list(head_in_features), pixel_mean=pixel_mean, pixel_std=pixel_std)
+        # What RetinaNet's own __init__ would set are settings of the parts here.
+        super(RetinaNet, self).__init__(
+            backbone, head, list(head_in_features), pixel_mean=pixel_mean, pixel_std=pixel_std
+        )
         self.anchor_generator = anchor_generator
         self.num_classes = num_classes
         self.assigner = assigner
@@ -170,6 +176,9 @@ class FocalRetinaNet(DenseDetector):
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
             self._draw_training_image(batched_inputs[0])
         return losses
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return ScriptableRetinaNet(self)
 
     @property
     def assigns_before_forward(self) -> bool:

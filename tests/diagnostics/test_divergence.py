@@ -61,6 +61,15 @@ def infinite_gradient(model, batch):
     model.head.bbox_pred.register_forward_hook(hook)
 
 
+def overflowing_statistics(model, batch):
+    """Activations whose variance float64 cannot hold, where a norm forgets their size: all else stays finite."""
+
+    def hook(module, inputs):
+        return (inputs[0] * 1e160,) if get_event_storage().iter == 2 else None
+
+    model.backbone.levels[1].norm.register_forward_pre_hook(hook)
+
+
 def train_past(cfg, seed, spoil=None, batches=5):
     """Five steps, the third of which is spoiled, or four without it."""
     model, data = make_model(cfg, seed), make_batches(seed, batches)
@@ -73,7 +82,7 @@ def train_past(cfg, seed, spoil=None, batches=5):
 
 
 @pytest.mark.parametrize("num_micro_batches", [1, 2])
-@pytest.mark.parametrize("spoil", [nan_pixel, nan_loss, infinite_gradient])
+@pytest.mark.parametrize("spoil", [nan_pixel, nan_loss, infinite_gradient, overflowing_statistics])
 def test_a_training_goes_on_bit_for_bit_as_without_the_batch(seed, tmp_path, caplog, spoil, num_micro_batches):
     cfg = make_cfg(*NORMS, "OUTPUT_DIR", str(tmp_path), "SOLVER.ACCUMULATE_STEPS", num_micro_batches)
     _, expected = train_past(cfg, seed)
@@ -121,6 +130,30 @@ def test_the_report_gives_the_extremes_of_the_predictions(seed, tmp_path, caplog
     assert f"positive anchors: {((labels >= 0) & (labels < 3)).sum()}" in caplog.text
 
 
+def test_statistics_that_overflow_are_reported_with_their_module(seed, tmp_path, caplog):
+    """Losses and gradients are finite."""
+    cfg = make_cfg(*NORMS, "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_NONFINITE_STEPS", 1)
+    model, batches = make_model(cfg, seed).float(), make_batches(seed, 3)
+    with torch.no_grad():
+        model.backbone.levels[0].weight.mul_(1e21)
+    step = make_step(cfg, model, batches)
+    (logged,) = run(step, 1)
+    assert "total_loss" not in logged and "nonfinite_buffer_values" not in logged
+    assert "iteration 0 was not applied: " in caplog.text and " values of buffers are not finite, at" in caplog.text
+    assert "buffers that the step makes not finite: backbone.levels.0.norm.running_var\n" in caplog.text
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    with pytest.raises(DivergenceError, match="losses, gradients or buffers of 2 steps"):
+        run(step, 1, first=1)
+
+
+def test_a_buffer_of_infinities_is_part_of_a_model(seed, tmp_path, caplog):
+    cfg = make_cfg(*NORMS, "OUTPUT_DIR", str(tmp_path))
+    model = make_model(cfg, seed)
+    model.register_buffer("mask", torch.tensor([0.0, -math.inf, math.nan]))
+    (logged,) = run(make_step(cfg, model, make_batches(seed, 1)), 1)
+    assert "total_loss" in logged and "not applied" not in caplog.text
+
+
 @pytest.mark.parametrize(
     "box, what",
     [
@@ -156,7 +189,7 @@ def test_a_learning_rate_that_explodes_ends_the_training(seed, tmp_path, caplog)
     assert all(p.isfinite().all() for p in model.parameters()), "steps that are not finite are not applied"
     first = int(re.search(r"iteration (\d+) was not applied", caplog.text)[1])
     lines = str(error.value).splitlines()
-    assert lines[0].startswith("training diverged: losses or gradients of 3 steps")
+    assert lines[0].startswith("training diverged: losses, gradients or buffers of 3 steps")
     assert f"since iteration {first};" in lines[0]
     assert lines[1].startswith(f"there is no checkpoint from before iteration {first} in {tmp_path}: start again")
     assert lines[2].endswith(f"python -m retina_plugin replay {tmp_path}/divergence/iteration_{first}_rank_0.pth")

@@ -117,7 +117,7 @@ def test_a_training_that_diverges_ends_without_a_traceback(train_net, tmp_path):
     opts = ("SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", 0, "SOLVER.MAX_NONFINITE_STEPS", 1, "SOLVER.MAX_ITER", 20)
     code, log, errors = train_net(*SMALL, *opts, "SOLVER.CHECKPOINT_PERIOD", 1, "OUTPUT_DIR", tmp_path)
     assert code == 1 and "Traceback" not in log + errors
-    assert "error: training diverged: losses or gradients of 2 steps" in errors
+    assert "error: training diverged: losses, gradients or buffers of 2 steps" in errors
     assert f"\nlast good checkpoint: {tmp_path}/model_0000000.pth\n" in errors
     assert torch.load(tmp_path / "model_0000000.pth", weights_only=True)["iteration"] == 0
     assert log.count("was not applied") == 2 and "Training stops: it diverged." in log

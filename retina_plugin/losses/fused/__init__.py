@@ -6,7 +6,7 @@ three parameters (:mod:`.family`). One kernel is torch operators on blocks that 
 Triton (:mod:`.triton`). Both read the logits in their memory order (:mod:`.layout`); :mod:`.autograd` differentiates.
 """
 
-from retina_plugin.losses.fused.autograd import FusedLoss, kernel_for
+from retina_plugin.losses.fused.autograd import FusedLoss, is_transformed, kernel_for
 from retina_plugin.losses.fused.family import SigmoidLossFamily, Weights
 
-__all__ = ["FusedLoss", "SigmoidLossFamily", "Weights", "kernel_for"]
+__all__ = ["FusedLoss", "SigmoidLossFamily", "Weights", "is_transformed", "kernel_for"]

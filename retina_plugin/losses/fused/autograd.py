@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from retina_plugin.losses.fused import cpu
 from retina_plugin.losses.fused.family import SigmoidLossFamily, Weights
@@ -23,6 +24,17 @@ def kernel_for(logits: Sequence[Tensor]) -> ModuleType | None:
     if device == "cpu":
         return cpu
     return _triton_kernel() if device == "cuda" and dtype != torch.float64 else None
+
+
+def is_transformed(logits: Sequence[Tensor]) -> bool:
+    """Whether something differentiates, batches or compiles what is computed, and cannot look into a kernel.
+
+    That is ``torch.compile`` (which fuses the formula by itself), a transform of ``torch.func``, or forward-mode AD.
+    """
+    # Torch has no public function that tells of torch.func; this is what its own custom functions ask.
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return True
+    return any(forward_ad.unpack_dual(x).tangent is not None for x in logits)
 
 
 @functools.cache

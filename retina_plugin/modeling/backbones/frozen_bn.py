@@ -35,18 +35,21 @@ class FrozenBNConv2d(Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        norm = self.norm
+        norm, bias = self.norm, self.bias
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         shift = norm.bias - norm.running_mean * scale
-        if self.bias is not None:
-            shift = shift + scale * self.bias
+        if bias is not None:
+            shift = shift + scale * bias
         scale = scale.view(-1, 1, 1, 1)
-        geometry = (self.stride, self.padding, self.dilation, self.groups)
-        if torch.is_grad_enabled():
+        # Neither TorchScript nor exporters support autograd functions.
+        if torch.jit.is_scripting() or torch.jit.is_tracing() or not torch.is_grad_enabled():
+            x = F.conv2d(x, self.weight * scale, shift, self.stride, self.padding, self.dilation, self.groups)
+        else:
+            geometry = (self.stride, self.padding, self.dilation, self.groups)
             x = _ScaledConvolution.apply(x, self.weight, scale, shift, geometry)
-        else:  # exporters do not support autograd functions
-            x = F.conv2d(x, self.weight * scale, shift, *geometry)
-        return x if self.activation is None else self.activation(x)
+        if self.activation is not None:
+            x = self.activation(x)
+        return x
 
 
 class _ScaledConvolution(torch.autograd.Function):

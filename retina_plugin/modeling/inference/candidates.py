@@ -2,7 +2,8 @@
 
 A level of an image has up to 12 million logits, and at most a thousand of them become candidates. Each logit is read
 once, in memory order, for the maximum of its chunk; only chunks that can contain a candidate are searched, and only
-the logits found there get a score.
+the logits found there get a score. The chunks depend on sizes and values, which a tracer would take for constants: it
+sees the plain formulation.
 
 H x W cells of the level, A anchors a cell, K classes, C candidates.
 """
@@ -30,6 +31,8 @@ def top_candidates(logits: Tensor, score_thresh: float, topk: int) -> tuple[Tens
         scores: (C,), descending, float32 (float64 for float64 logits).
         index: int64 (C,), positions of the candidates in ``logits.flatten()``; ascending among equal scores.
     """
+    if torch.jit.is_tracing():
+        return _plain_top_candidates(logits, score_thresh, topk)
     by_stride = sorted(range(4), key=logits.stride, reverse=True)
     in_memory = logits.permute(by_stride)
     chunks = _chunks(in_memory.reshape(-1), topk)
@@ -50,6 +53,15 @@ def top_candidates(logits: Tensor, score_thresh: float, topk: int) -> tuple[Tens
         index = torch.cat([index, ((h * W + w) * A + a) * K + k])
         scores, index = _best(torch.cat([scores, found[passes]]), index, topk)
     return scores, index
+
+
+def _plain_top_candidates(logits: Tensor, score_thresh: float, topk: int) -> tuple[Tensor, Tensor]:
+    scores = _scores(logits.reshape(-1))
+    index = (scores > score_thresh).nonzero().squeeze(1)
+    # A sort in ONNX is stable without being asked, and cannot be asked.
+    stable = {} if torch.onnx.is_in_onnx_export() else {"stable": True}
+    scores, order = scores[index].sort(descending=True, **stable)
+    return scores[:topk], index[order[:topk]]
 
 
 def unravel(index: Tensor, shape: Sequence[int]) -> list[Tensor]:
@@ -92,8 +104,7 @@ def _best(scores: Tensor, index: Tensor, topk: int) -> tuple[Tensor, Tensor]:
 
 def _scores(logits: Tensor) -> Tensor:
     # A CPU rounds elements that do not fill a vector register differently. With padding, equal logits score equally.
-    padded = F.pad(logits.to(_score_dtype(logits)), (0, -len(logits) % 64))
-    return padded.sigmoid()[: len(logits)]
+    return F.pad(logits.to(_score_dtype(logits)), (0, 64)).sigmoid()[:-64]
 
 
 def _score_dtype(logits: Tensor) -> torch.dtype:

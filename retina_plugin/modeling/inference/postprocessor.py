@@ -3,9 +3,10 @@
 N images, L levels of Hl x Wl cells, A anchors a cell, Rl = Hl * Wl * A anchors of a level, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+import torchvision
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
@@ -93,7 +94,7 @@ class Postprocessor:
         )
         if self.clip_before_nms:
             candidates.pred_boxes.clip(image_size)
-        keep = batched_nms(candidates.pred_boxes.tensor, candidates.scores, classes, self.nms_thresh)
+        keep = _nms_of_classes()(candidates.pred_boxes.tensor, candidates.scores, classes, self.nms_thresh)
         return candidates[keep[: self.max_detections_per_image]]
 
     def _candidates(self, anchors: Boxes, logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -101,3 +102,14 @@ class Postprocessor:
         scores, index = top_candidates(logits, self.score_thresh, self.topk_candidates)
         h, w, a, classes = unravel(index, logits.shape)
         return scores, classes, deltas[h, w, a], anchors.tensor[index // logits.shape[-1]]
+
+
+def _nms_of_classes() -> Callable[[Tensor, Tensor, Tensor, float], Tensor]:
+    """Choose Detectron2's ``batched_nms``, or for a tracer the function of torchvision that it calls, as a script.
+
+    Few boxes are computed in one way and many in another, with other rounding. A tracer would record the one that it
+    sees. A script chooses at every call; ONNX has no operators for it.
+    """
+    if torch.jit.is_tracing() and not torch.onnx.is_in_onnx_export():
+        return torch.jit.script(torchvision.ops.batched_nms)
+    return batched_nms

@@ -26,7 +26,7 @@ def replay(
     imports: Iterable[str] = (),
     opts: Sequence[Any] = (),
 ) -> bool:
-    """Run a step again, print what is found, and return whether losses and gradients are finite this time.
+    """Run a step again, print what is found, and return whether losses, gradients and buffers are finite this time.
 
     Args:
         file: ``OUTPUT_DIR/divergence/iteration_N_rank_R.pth``.

@@ -12,7 +12,7 @@ from detectron2.utils.logger import setup_logger
 
 from retina_plugin.config import checks, read_config, require_retina_config
 from retina_plugin.core.errors import ConfigError
-from retina_plugin.data.dataset_checks import class_count_problems, data_problems, empty_problems
+from retina_plugin.data.dataset_checks import class_problems, data_problems, empty_problems
 from retina_plugin.engine.arguments import processes_of
 from retina_plugin.engine.determinism import make_deterministic
 from retina_plugin.engine.schedule import scale_schedule
@@ -72,7 +72,7 @@ def check_config(cfg: CfgNode, *, num_gpus: int = 1, num_machines: int = 1, eval
         *empty_problems(cfg, eval_only),
         *data_problems(names),
         *evaluator_problems(cfg),
-        *class_count_problems(cfg, names),
+        *class_problems(cfg, names),
         *(() if eval_only else checks.monitoring_problems(cfg)),
         *(() if eval_only else metric_problems(cfg)),
     ]

@@ -29,7 +29,7 @@ from torch import nn
 from retina_plugin.checkpoint import CheckpointError, RetinaCheckpointer
 from retina_plugin.config import require_retina_config
 from retina_plugin.core.comm import any_rank
-from retina_plugin.core.errors import ConfigError, TrainingDataError
+from retina_plugin.core.errors import TrainingDataError
 from retina_plugin.core.rng import seed_all
 from retina_plugin.data.class_names import common_class_names
 from retina_plugin.data.dataset_checks import check_class_count
@@ -313,10 +313,7 @@ def evaluate(cfg: CfgNode, *, resume: bool = False, trainer: type[RetinaTrainer]
 
 
 def _build_checkpointer(cfg: CfgNode, model: nn.Module, datasets: Sequence[str], **options: Any) -> RetinaCheckpointer:
-    try:
-        options["class_names"] = common_class_names(datasets)
-    except ValueError as error:
-        raise ConfigError([f"DATASETS: {error}"]) from error
+    options["class_names"] = common_class_names(datasets)
     return RetinaCheckpointer(model, cfg.OUTPUT_DIR, allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE, **options)
 
 

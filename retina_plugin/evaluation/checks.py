@@ -1,6 +1,5 @@
 """Checks of what is evaluated and by which metric, before a job starts."""
 
-import json
 from collections.abc import Iterator
 
 from detectron2.config import CfgNode
@@ -9,6 +8,7 @@ from detectron2.utils.file_io import PathManager
 
 from retina_plugin.core.text import did_you_mean
 from retina_plugin.data.class_names import class_names
+from retina_plugin.data.coco_summary import read_coco_summary
 from retina_plugin.evaluation.build import BOX_EVALUATOR_TYPES
 
 _LOSSES = ("loss_cls", "loss_box_reg", "total_loss")
@@ -61,9 +61,10 @@ def _has_no_annotations(name: str) -> bool:
     json_file = MetadataCatalog.get(name).get("json_file", None) if name in DatasetCatalog else None
     if json_file is None or not PathManager.isfile(json_file):
         return False
-    with PathManager.open(json_file) as file:
-        coco = json.load(file)
-    return "images" in coco and not coco.get("annotations")
+    try:
+        return not read_coco_summary(json_file).has_annotations
+    except (OSError, ValueError):  # not COCO's, or to be reported as a problem of the data set
+        return False
 
 
 def _known_metrics(cfg: CfgNode) -> list[str] | None:

@@ -34,10 +34,12 @@ from retina_plugin.core.rng import seed_all
 from retina_plugin.data.class_names import common_class_names
 from retina_plugin.data.dataset_checks import check_class_count
 from retina_plugin.data.loader import ResumableTrainLoader, build_resumable_train_loader
+from retina_plugin.data.loading import explain_loading
 from retina_plugin.diagnostics.zero_ap import explain_zero_ap
 from retina_plugin.engine import resume as resuming
 from retina_plugin.engine import signals
 from retina_plugin.engine.hooks import TrainingEnded, build_monitoring_hooks
+from retina_plugin.engine.model_check import check_batch_norm, translate_batch_norm_error
 from retina_plugin.engine.per_rank_buffers import PerRankBuffers
 from retina_plugin.engine.run_state import Results, RunState
 from retina_plugin.engine.schedule import schedule_table
@@ -107,14 +109,19 @@ class RetinaTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[Any]:
-        loader = build_resumable_train_loader(cfg)
+        with explain_loading("DATASETS.TRAIN", cfg.DATASETS.TRAIN):
+            loader = build_resumable_train_loader(cfg)
         for name in cfg.DATASETS.TRAIN:
             check_class_count(cfg, name)
+        if isinstance(loader, ResumableTrainLoader):
+            micro_batch = cfg.SOLVER.IMS_PER_BATCH // (comm.get_world_size() * cfg.SOLVER.ACCUMULATE_STEPS)
+            check_batch_norm(cfg, micro_batch, loader.images)
         return loader
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
-        loader = super().build_test_loader(cfg, dataset_name)
+        with explain_loading("DATASETS.TEST", [dataset_name]):
+            loader = super().build_test_loader(cfg, dataset_name)
         check_class_count(cfg, dataset_name)
         return signals.InterruptibleLoader(loader)
 
@@ -194,6 +201,15 @@ class RetinaTrainer(DefaultTrainer):
         assert self._seed is not None  # train() draws it
         seed_all(self._seed, self.iter, comm.get_rank())
         super().before_step()
+
+    def run_step(self) -> None:
+        try:
+            super().run_step()
+        except ValueError as error:
+            translated = translate_batch_norm_error(error, "an image of this step")
+            if translated is error:
+                raise
+            raise translated from error
 
     def after_step(self) -> None:
         self.stop_reason = self._agree_to_stop()

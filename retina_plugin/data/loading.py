@@ -13,6 +13,7 @@ from detectron2.data import DatasetCatalog
 from torch.utils.data import Dataset
 
 from retina_plugin.core.errors import ConfigError, UserError
+from retina_plugin.core.text import describe_error
 
 # What Detectron2 raises for data that it cannot use, once the sets are loaded.
 _OF_DETECTRON2 = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError)
@@ -49,7 +50,7 @@ def _explain(error: Exception, key: str, names: Sequence[str]) -> str | None:
         try:
             loaded = DatasetCatalog.get(name)
         except Exception as cause:  # also of the function that someone registered
-            return f"{what} cannot be loaded: {_describe(cause)}{_place(cause)}. {check}"
+            return f"{what} cannot be loaded: {describe_error(cause)}{_place(cause)}. {check}"
         if isinstance(loaded, Dataset):
             continue
         if not isinstance(loaded, Sequence) or not all(isinstance(record, dict) for record in loaded):
@@ -65,21 +66,13 @@ def _explain(error: Exception, key: str, names: Sequence[str]) -> str | None:
             f"{has}. Correct the annotations, or name another set"
         )
     if isinstance(error, _OF_DETECTRON2) and _is_of_detectron2(error):
-        return f"{key} ({', '.join(names)}) cannot be used: {_describe(error)}"
+        return f"{key} ({', '.join(names)}) cannot be used: {describe_error(error)}"
     return None
 
 
 def _is_of_detectron2(error: Exception) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and frames[-1].filename.startswith(_DETECTRON2)
-
-
-def _describe(error: Exception) -> str:
-    """The kind and the text of an error, on one line."""
-    text = " ".join(str(error).split())[:300]
-    return (
-        text if text and isinstance(error, (AssertionError, OSError, ValueError)) else f"{type(error).__name__}: {text}"
-    )
 
 
 def _place(error: Exception) -> str:

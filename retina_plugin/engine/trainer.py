@@ -38,6 +38,7 @@ from retina_plugin.data.loading import explain_loading
 from retina_plugin.diagnostics.zero_ap import explain_zero_ap
 from retina_plugin.engine import resume as resuming
 from retina_plugin.engine import signals
+from retina_plugin.engine.dry_evaluation import dry_evaluate
 from retina_plugin.engine.hooks import TrainingEnded, build_monitoring_hooks
 from retina_plugin.engine.model_check import check_batch_norm, translate_batch_norm_error
 from retina_plugin.engine.per_rank_buffers import PerRankBuffers
@@ -167,7 +168,9 @@ class RetinaTrainer(DefaultTrainer):
         Raises:
             TrainingInterrupted: a signal stopped the training, after a checkpoint was saved.
             TrainingDataError: too many images cannot be read.
+            ConfigError: a test set cannot be evaluated, see :func:`dry_evaluate`.
         """
+        dry_evaluate(self.cfg, type(self), RetinaTrainer)
         if self._seed is None:
             self._seed = comm.shared_random_seed()
         if num_images := getattr(self.data_loader, "num_images", None):  # a project's loader may not know

@@ -1,5 +1,6 @@
 """Checks of what is evaluated and by which metric, before a job starts."""
 
+import importlib.util
 from collections.abc import Iterator
 
 from detectron2.config import CfgNode
@@ -22,13 +23,18 @@ _METRICS = {
 
 
 def evaluator_problems(cfg: CfgNode) -> Iterator[str]:
-    """Yield a line for each test set whose evaluator does not judge boxes."""
+    """Yield a line for each test set whose evaluator does not judge boxes or is not installed."""
     for name in cfg.DATASETS.TEST:
         kind = _evaluator_type(name) or "coco"
         if kind not in BOX_EVALUATOR_TYPES:
             yield (
                 f"data set '{name}' of DATASETS.TEST has evaluator type '{kind}', but boxes are judged by "
                 f"{', '.join(BOX_EVALUATOR_TYPES)}"
+            )
+        if kind == "lvis" and importlib.util.find_spec("lvis") is None:
+            yield (
+                f"data set '{name}' of DATASETS.TEST is evaluated by the package lvis, which is not installed: "
+                "pip install lvis"
             )
 
 

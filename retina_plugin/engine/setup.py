@@ -12,9 +12,11 @@ from detectron2.utils.logger import setup_logger
 
 from retina_plugin.config import checks, read_config, require_retina_config
 from retina_plugin.config.checks import values
+from retina_plugin.config.coco_files import register_coco_files
 from retina_plugin.core.errors import ConfigError
 from retina_plugin.data.dataset_checks import class_problems, data_problems, empty_problems
 from retina_plugin.engine.arguments import processes_of
+from retina_plugin.engine.data_arguments import config_file_of, use_data_arguments
 from retina_plugin.engine.determinism import make_deterministic
 from retina_plugin.engine.model_check import check_model
 from retina_plugin.engine.schedule import scale_schedule, schedule_problems
@@ -40,9 +42,11 @@ def load_config(
         ConfigError: with one line for each problem.
     """
     cfg = read_config(
-        *(args.config_file, args.opts, getattr(args, "imports", ()), cfg),
+        *(config_file_of(args), args.opts, getattr(args, "imports", ()), cfg),
         allow_unsafe=getattr(args, "allow_unsafe_yaml", False),
     )
+    register_coco_files(cfg)
+    use_data_arguments(cfg, args)
     processes = processes_of(args)
     if not args.eval_only and not list(schedule_problems(cfg)):  # else check_config says them, with all others
         scale_schedule(cfg, processes.world_size)
@@ -109,6 +113,7 @@ def _replaced_methods(trainer: type[DefaultTrainer]) -> set[str]:
 
 def setup_rank(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Set up logging, seed and output folder of this process; see Detectron2's ``default_setup``."""
+    register_coco_files(cfg)  # this process may have been started by load_config's
     if cfg.DETERMINISTIC:
         make_deterministic()
     default_setup(cfg, args)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from retina_plugin.config import read_config
+from retina_plugin.config.coco_files import register_coco_files
 from retina_plugin.data.dataset_checks import check_datasets
 from retina_plugin.evaluation import inference_folder
 from retina_plugin.tools.visualize.grid import draw_grid
@@ -36,6 +37,7 @@ def visualize_run(
     if num_images < 1:
         raise ValueError(f"--num-images is {num_images}: show at least one image")
     cfg = read_config(str(Path(output_dir) / "config.yaml"), opts, imports, allow_unsafe=allow_unsafe_yaml)
+    register_coco_files(cfg)
     check_datasets(cfg.DATASETS.TEST)
     cfg.OUTPUT_DIR = str(output_dir)  # the folder may have moved since
     sheets = []

@@ -4,7 +4,10 @@ import subprocess
 import sys
 import textwrap
 
+import detectron2.model_zoo
 import pytest
+
+import retina_plugin
 
 
 def run(code):
@@ -79,3 +82,12 @@ def test_model_zoo_imports_without_pkg_resources():
     )
     assert result.returncode == 0, result.stderr
     assert "retinanet_R_50_FPN_1x" in result.stdout and "no.yaml not available" in result.stdout
+
+
+@pytest.mark.skipif("zoo_configs" not in retina_plugin.detectron2_compat.APPLIED, reason="the zoo has its files")
+@pytest.mark.parametrize("call", ["get_config_file", "get_config", "get"])
+def test_a_zoo_without_files_says_where_those_of_retinanet_are(call):
+    name = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
+    with pytest.raises(RuntimeError, match=r"retina_plugin\.model_zoo\.get_config_file\(NAME\)"):
+        getattr(detectron2.model_zoo, call)(name)
+    assert retina_plugin.model_zoo.get_config_file(name).endswith(name)

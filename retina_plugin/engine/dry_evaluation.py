@@ -1,4 +1,4 @@
-"""Runs an evaluation of a few images before a training, so that what fails there does not fail after the training."""
+"""Evaluates a few images before a job, so that what fails there does not fail after the training, or all images."""
 
 import contextlib
 import inspect
@@ -20,7 +20,6 @@ from detectron2.structures import Boxes, Instances
 from retina_plugin.core.errors import ConfigError, UserError
 from retina_plugin.core.rng import preserve_random_state
 from retina_plugin.core.text import describe_error, list_some
-from retina_plugin.data.class_names import common_class_names
 from retina_plugin.data.loading import explain_loading
 from retina_plugin.evaluation import BoxEvaluator
 
@@ -37,12 +36,12 @@ def dry_evaluate(cfg: CfgNode, trainer: type[DefaultTrainer], stock: type[Defaul
     builds by methods of its own is built, but not run: it may need all images, or other detections.
 
     Args:
-        cfg: the configuration of a training.
-        trainer: the class that trains.
+        cfg: the configuration of a training or an evaluation.
+        trainer: the class that trains or evaluates.
         stock: the class whose methods are known.
 
     Raises:
-        ConfigError: a test set cannot be loaded, read or evaluated, or has other classes than the training sets.
+        ConfigError: a test set cannot be loaded, read or evaluated.
     """
     find = inspect.getattr_static
     own = {
@@ -63,7 +62,6 @@ def dry_evaluate(cfg: CfgNode, trainer: type[DefaultTrainer], stock: type[Defaul
                 if not own["build_test_loader"]:
                     _check_files(name, records)
                 _evaluate_some(_dry(cfg, folder, name), trainer, name, records, own["build_test_loader"])
-        common_class_names([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])  # some are known only after loading
 
 
 def _dry(cfg: CfgNode, folder: str, name: str) -> CfgNode:
@@ -138,7 +136,7 @@ def _explained(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ConfigError([
-            f"data set '{name}' of DATASETS.TEST cannot be evaluated, and the training would fail at its end: "
+            f"data set '{name}' of DATASETS.TEST cannot be evaluated, which would end the job after all else: "
             f"{describe_error(error)}"
         ]) from error  # fmt: skip
 

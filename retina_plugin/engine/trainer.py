@@ -168,9 +168,11 @@ class RetinaTrainer(DefaultTrainer):
         Raises:
             TrainingInterrupted: a signal stopped the training, after a checkpoint was saved.
             TrainingDataError: too many images cannot be read.
-            ConfigError: a test set cannot be evaluated, see :func:`dry_evaluate`.
+            ConfigError: a test set cannot be evaluated (see :func:`dry_evaluate`), or has other classes.
         """
-        dry_evaluate(self.cfg, type(self), RetinaTrainer)
+        if any(isinstance(hook, hooks.EvalHook) for hook in self._hooks):
+            dry_evaluate(self.cfg, type(self), RetinaTrainer)
+            common_class_names([*self.cfg.DATASETS.TRAIN, *self.cfg.DATASETS.TEST])  # some are known only after loading
         if self._seed is None:
             self._seed = comm.shared_random_seed()
         if num_images := getattr(self.data_loader, "num_images", None):  # a project's loader may not know
@@ -321,7 +323,9 @@ def evaluate(cfg: CfgNode, *, resume: bool = False, trainer: type[RetinaTrainer]
 
     Raises:
         CheckpointError: the weights are not those of this model, or of the classes of the data.
+        ConfigError: a test set cannot be evaluated, see :func:`dry_evaluate`.
     """
+    dry_evaluate(cfg, trainer, RetinaTrainer)
     model = trainer.build_model(cfg)
     checkpointer = _build_checkpointer(cfg, model, cfg.DATASETS.TEST, strict=True)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)

@@ -55,7 +55,7 @@ REFUSED = {
     "DATALOADER.SAMPLER_TRAIN": ["RepeatFactorSampler"],
     "DATALOADER.MAX_UNREADABLE": [-2],
     "INPUT.FORMAT": ["RBG", "", "P", "I"],
-    "INPUT.MIN_SIZE_TRAIN": [(), (-3,), ("a",), (NAN,), (640.5,)],
+    "INPUT.MIN_SIZE_TRAIN": [(), (-3,), ("a",), (NAN,), (INF,)],
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ["random"],
     "INPUT.MAX_SIZE_TRAIN": [0, -1],
     "INPUT.MIN_SIZE_TEST": [-1],

@@ -12,8 +12,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import DatasetEvaluator
 
-from retina_plugin import ConfigError
-from retina_plugin.engine import RetinaTrainer
+from retina_plugin import CheckpointError, ConfigError
+from retina_plugin.engine import RetinaTrainer, evaluate
 from retina_plugin.engine.dry_evaluation import dry_evaluate
 from retina_plugin.evaluation import BoxEvaluator
 
@@ -80,7 +80,7 @@ def test_sound_sets_leave_no_trace(pets, tmp_path, seed):
         (lambda record: {**record, "image_id": 7}, "has 11 images with image_id 7: give each image its own"),
         (lambda record: {**record, "file_name": record["file_name"] + ".png"}, "lacks 11 of 11 image files"),
         (without("file_name"), "lacks 11 of 11 image files"),
-        (without("height"), "cannot be evaluated, and the training would fail at its end: KeyError: 'height'"),
+        (without("height"), "cannot be evaluated, which would end the job after all else: KeyError: 'height'"),
     ],
 )
 def test_dicts_that_no_evaluation_takes(pets, change, what):
@@ -102,7 +102,7 @@ def test_a_missing_image_is_named(pets):
 
 def test_an_image_that_is_not_one(pets):
     sorted(pets[2].iterdir())[0].write_text("<html>")
-    assert "cannot be evaluated, and the training would fail at its end: cannot identify image file" in problem(
+    assert "cannot be evaluated, which would end the job after all else: cannot identify image file" in problem(
         pets[0], "pets"
     )
 
@@ -115,7 +115,22 @@ def test_classes_that_only_loading_tells(pets):
         return records
 
     DatasetCatalog.register("late", load)
-    assert "data sets 'pets' and 'late' have different classes: label 0 is 'cat'" in problem(pets[0], "late")
+    cfg, *_ = pets
+    cfg.DATASETS.TEST = ("late",)
+    with pytest.raises(ConfigError, match="data sets 'pets' and 'late' have different classes: label 0 is 'cat'"):
+        RetinaTrainer(cfg).train()
+
+
+def test_an_evaluation_alone_begins_with_it(pets):
+    """And leaves the training sets alone, which may be of other classes."""
+    cfg, *_ = pets
+    register_dicts(without("image_id"))
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("coco_2017_train",), ("dicts",)
+    with pytest.raises(ConfigError, match="no image_id"):
+        evaluate(cfg)
+    cfg.DATASETS.TEST = ("pets",)
+    with pytest.raises(CheckpointError, match="there are no weights to evaluate"):
+        evaluate(cfg)
 
 
 def test_a_file_without_info_is_evaluated(pets):
@@ -152,7 +167,7 @@ def test_an_evaluator_of_a_project_is_built_but_not_run(pets):
     check(cfg, "pets", trainer=CountingTrainer)
     ((name, folder),) = CountingTrainer.built
     assert name == "pets" and folder != cfg.OUTPUT_DIR and not os.path.exists(folder)
-    assert "fail at its end: RuntimeError: the server is down" in problem(cfg, "pets", "other", trainer=CountingTrainer)
+    assert "after all else: RuntimeError: the server is down" in problem(cfg, "pets", "other", trainer=CountingTrainer)
 
 
 class TestingTrainer(RetinaTrainer):

@@ -207,7 +207,7 @@ def _is_deform(value: Any) -> bool:
 _CHANNELS = _integer("a number of channels", 1)
 _ANCHORS = Rule(_is_anchor_list, "but it is a list of finite numbers > 0 for each level, or one for all")
 _STAGES = ("stem", "res2", "res3", "res4", "res5")
-_SCALE = _list(lambda value: _is_integer(value, 0), "a list of sides in pixels: at least one integer, 0 for as it is")
+_SCALE = _list(lambda side: _is_number(side) and side >= 0, "a list of sides in pixels, 0 for as it is: at least one")
 
 MODEL: list[Row] = [
     Row("MODEL.PIXEL_MEAN", _list(_is_number, "a finite number for each channel")),

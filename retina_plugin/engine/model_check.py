@@ -7,6 +7,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import META_ARCH_REGISTRY
+from fvcore.nn.precise_bn import get_bn_modules
 
 from retina_plugin.config import checks
 from retina_plugin.core.errors import ConfigError
@@ -59,28 +60,28 @@ def check_batch_norm(cfg: CfgNode, micro_batch: int, images: Any) -> None:
     Raises:
         ConfigError: the smallest image of a training would stop it.
     """
+    sides, longest = list(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN
     if micro_batch > 1 or not checks.builds_focal_retinanet(cfg) or cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING != "choice":
         return
-    dicts = (images[i] for i in range(len(images)))
-    sizes = {(image["height"], image["width"]) for image in dicts if "height" in image and "width" in image}
-    sides = [side for side in cfg.INPUT.MIN_SIZE_TRAIN if side > 0]
-    resize = ResizeShortestEdge.get_output_shape
-    resized = [resize(*map(int, size), side, cfg.INPUT.MAX_SIZE_TRAIN) for size in sizes for side in sides]
-    if not resized:
-        return
-    height, width = min(resized, key=max)
     try:
-        with torch.device("meta"), torch.no_grad():
-            model = _build(cfg).train()
-            multiple = max(model.backbone.size_divisibility, 1)
-            padded = (-(-side // multiple) * multiple for side in (height, width))
-            features = model.backbone(torch.zeros(micro_batch, len(cfg.MODEL.PIXEL_MEAN), *padded))
-            model.head([features[name] for name in model.head_in_features])
-    except ValueError as error:
-        image = f"an image of {width}x{height} pixels, the only one of its micro-batch"
-        raise translate_batch_norm_error(error, image) from error
-    except Exception as error:  # not every backbone runs there
-        logging.getLogger(__name__).debug("Batch norms were not checked ahead of time: %r", error)
+        model = _build(cfg).train()
+        smallest = min(*sides, longest)
+        if not get_bn_modules(model) or (smallest > 0 and _batch_norm_error(model, smallest, smallest) is None):
+            return  # without looking at the images
+        dicts = (images[i] for i in range(len(images)))
+        sizes = {(int(image["height"]), int(image["width"])) for image in dicts if {"height", "width"} <= image.keys()}
+        resize = ResizeShortestEdge.get_output_shape
+        resized = [resize(*size, side, longest) if side else size for size in sizes for side in sides]
+        height, width = min(resized, key=max, default=(longest, longest))
+        error = _batch_norm_error(model, height, width)
+    except Exception as problem:  # not every backbone is built or runs there
+        logging.getLogger(__name__).debug("Batch norms were not checked ahead of time: %r", problem)
+        return
+    if error is None:
+        return
+    translated = translate_batch_norm_error(error, f"an image of {width}x{height} pixels, alone in its micro-batch")
+    if translated is not error:
+        raise translated from error
 
 
 def translate_batch_norm_error(error: ValueError, of: str) -> ValueError:
@@ -99,6 +100,19 @@ def translate_batch_norm_error(error: ValueError, of: str) -> ValueError:
 def _build(cfg: CfgNode) -> Any:
     with torch.device("meta"):
         return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+
+
+def _batch_norm_error(model: Any, height: int, width: int) -> ValueError | None:
+    """What the forward pass of one image raises."""
+    multiple = max(model.backbone.size_divisibility, 1)
+    padded = (int(-(-side // multiple) * multiple) for side in (height, width))
+    try:
+        with torch.device("meta"), torch.no_grad():
+            features = model.backbone(torch.zeros(1, len(model.pixel_mean), *padded))
+            model.head([features[name] for name in model.head_in_features])
+    except ValueError as error:
+        return error
+    return None
 
 
 def _unused_parameters(model: Any) -> list[str]:

@@ -153,6 +153,12 @@ def test_levels_that_the_head_does_not_use_or_the_backbone_does_not_make(opts):
     assert any(line.startswith("MODEL.RETINANET.IN_FEATURES is") for line in lines)
 
 
+@pytest.mark.parametrize("name", ["build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone"])
+def test_stages_that_the_resnet_does_not_give_to_the_pyramid(name):
+    (line,) = problems("MODEL.BACKBONE.NAME", name, "MODEL.RESNETS.OUT_FEATURES", ["res4", "res5"])
+    assert line.startswith("MODEL.FPN.IN_FEATURES has ['res3'], but MODEL.RESNETS.OUT_FEATURES is ['res4', 'res5']")
+
+
 def test_anchor_lists_that_do_not_fit_the_levels():
     (line,) = problems("MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64], [128]])
     assert line.startswith("MODEL.ANCHOR_GENERATOR.SIZES has 3 lists for the 5 levels")

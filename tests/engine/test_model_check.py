@@ -66,6 +66,10 @@ def test_a_single_value_a_channel_is_found_by_the_sizes_of_the_images():
         check_batch_norm(cfg, 1, [long, small])
     with pytest.raises(ConfigError, match="an image of 32x32 pixels"):
         check_batch_norm(make_cfg("MODEL.FPN.NORM", "BN", "INPUT.MIN_SIZE_TRAIN", (64, 32)), 1, [small])
+    unscaled = make_cfg("MODEL.FPN.NORM", "BN", "INPUT.MIN_SIZE_TRAIN", (0,))
+    check_batch_norm(unscaled, 1, [small])
+    with pytest.raises(ConfigError, match="an image of 20x30 pixels"):
+        check_batch_norm(unscaled, 1, [small, {"width": 20, "height": 30}])
 
 
 def test_it_is_what_the_step_raises():
@@ -88,7 +92,7 @@ def one_image_a_step(tmp_path):
 
 
 def test_a_training_that_would_stop_does_not_start(one_image_a_step):
-    with pytest.raises(ConfigError, match="the only one of its micro-batch"):
+    with pytest.raises(ConfigError, match="alone in its micro-batch"):
         RetinaTrainer(one_image_a_step((32,)))
 
 

@@ -19,6 +19,9 @@ repair              what it is for                                      when it 
                     used instead.
 ``pkg_resources``   ``detectron2.model_zoo`` (0.6 and main) imports     when ``detectron2.model_zoo`` no longer
                     ``pkg_resources``, which setuptools 81 removed.     imports it
+``zoo_configs``     An installation of the Python part has no            never: it only says what is missing
+                    configuration files of the model zoo, and its
+                    error says that a name does not exist.
 ``gloo_launch``     0.6's ``launch`` demands CUDA and NCCL in the       with support for Detectron2 0.6 (main
                     processes that it starts. Without a GPU, they use   does the same itself)
                     Gloo.
@@ -136,6 +139,29 @@ def _repair_pkg_resources():
     APPLIED.append("pkg_resources")
 
 
+def _repair_zoo_configs():
+    if (importlib.resources.files("detectron2.model_zoo") / "configs").is_dir():
+        return
+    zoo: Any = importlib.import_module("detectron2.model_zoo.model_zoo")
+    package: Any = importlib.import_module("detectron2.model_zoo")
+    get_config_file = zoo.get_config_file
+    if hasattr(get_config_file, "__wrapped__"):
+        return
+
+    @functools.wraps(get_config_file)
+    def explained(config_path):
+        try:
+            return get_config_file(config_path)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"{error} This installation of Detectron2 has no configuration files at all. Those of RetinaNet are in "
+                "retina_plugin: retina_plugin.model_zoo.get_config_file(NAME). Others come with its repository."
+            ) from None
+
+    zoo.get_config_file = package.get_config_file = explained
+    APPLIED.append("zoo_configs")
+
+
 def _repair_gloo_launch():
     launch: Any = importlib.import_module("detectron2.engine.launch")
     worker = launch._distributed_worker
@@ -242,6 +268,7 @@ with warnings.catch_warnings():
     _repair_pillow_linear()
     _repair_official_coco()
     _repair_pkg_resources()
+    _repair_zoo_configs()
     _repair_gloo_launch()
     _repair_export()
     _repair_cpu_ddp()

@@ -4,7 +4,10 @@ import subprocess
 import sys
 import textwrap
 
+import detectron2.model_zoo
 import pytest
+
+import retina_plugin
 
 
 def run(code):
@@ -110,3 +113,12 @@ def test_export_and_analysis_import_without_caffe2():
         """
     )
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.skipif("zoo_configs" not in retina_plugin.detectron2_compat.APPLIED, reason="the zoo has its files")
+@pytest.mark.parametrize("call", ["get_config_file", "get_config", "get"])
+def test_a_zoo_without_files_says_where_those_of_retinanet_are(call):
+    name = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
+    with pytest.raises(RuntimeError, match=r"retina_plugin\.model_zoo\.get_config_file\(NAME\)"):
+        getattr(detectron2.model_zoo, call)(name)
+    assert retina_plugin.model_zoo.get_config_file(name).endswith(name)

@@ -15,6 +15,8 @@ def add_retina_config(cfg: CfgNode) -> None:
 
     # Modules of projects (names or absolute paths) to import when the file is read; recorded from --import.
     cfg.IMPORTS = []
+    # COCO files to register as data sets, each [name, file, folder of its images]; recorded from --train-json.
+    cfg.DATASETS.COCO_FILES = []
     # The head, a name in RETINANET_HEAD_REGISTRY.
     retinanet.HEAD_NAME = "RetinaNetHead"
     # The assigner of ground truth to anchors, a name in ASSIGNER_REGISTRY.

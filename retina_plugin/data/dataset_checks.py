@@ -10,7 +10,8 @@ from detectron2.utils.file_io import PathManager
 from retina_plugin.config.checks.model import builds_focal_retinanet
 from retina_plugin.core.errors import ConfigError
 from retina_plugin.core.text import did_you_mean
-from retina_plugin.data.class_names import class_names
+from retina_plugin.data.class_names import class_difference_problems, class_names, first_difference
+from retina_plugin.data.coco_summary import read_coco_summary
 
 
 def check_datasets(names: Iterable[str]) -> None:
@@ -36,7 +37,7 @@ def empty_problems(cfg: CfgNode, eval_only: bool) -> Iterator[str]:
 
 
 def data_problems(names: Iterable[str]) -> Iterator[str]:
-    """Yield a line for each data set that is not registered, or whose file or folder is missing."""
+    """Yield a line for each data set that is not registered, whose file or folder is missing, or that is not COCO's."""
     for name in dict.fromkeys(names):
         if name not in DatasetCatalog:
             hint = did_you_mean(name, DatasetCatalog.list())
@@ -57,6 +58,17 @@ def data_problems(names: Iterable[str]) -> Iterator[str]:
                 )
                 yield f"data set '{name}' is not on this machine: no {path}. {hint}, or name another set in DATASETS"
                 break
+        else:
+            yield from _coco_problems(name)
+
+
+def class_problems(cfg: CfgNode, names: Iterable[str]) -> Iterator[str]:
+    """Yield a line for each data set that has other classes than the first, or another number than the model."""
+    names = list(dict.fromkeys(names))
+    yield from class_difference_problems(names)
+    first = next((classes for name in names if (classes := class_names(name)) is not None), None)
+    agree = (name for name in names if first is not None and not first_difference(first, class_names(name) or ()))
+    yield from class_count_problems(cfg, agree)
 
 
 def class_count_problems(cfg: CfgNode, names: Iterable[str]) -> Iterator[str]:
@@ -71,3 +83,17 @@ def class_count_problems(cfg: CfgNode, names: Iterable[str]) -> Iterator[str]:
                 f"{len(classes)} classes ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''}). "
                 f"Set it to {len(classes)}"
             )
+
+
+def _coco_problems(name: str) -> Iterator[str]:
+    metadata = MetadataCatalog.get(name)
+    json_file = metadata.get("json_file", None)
+    # With thing_classes, a set may have a file of another form, which its own function reads.
+    if json_file is None or metadata.get("thing_classes", None) is not None:
+        return
+    try:
+        read_coco_summary(json_file)
+    except OSError as error:
+        yield f"data set '{name}': {json_file} cannot be read: {error.strerror or error}"
+    except ValueError as error:
+        yield f"data set '{name}': {json_file} is not a COCO file: {error}. Correct it, or name another set in DATASETS"

@@ -102,6 +102,11 @@ class ResumableTrainLoader:
     def num_images(self) -> int:
         return len(self._images)
 
+    @property
+    def images(self) -> Any:
+        """The dataset dicts: a sequence without ``__iter__``."""
+        return self._images
+
     def __iter__(self) -> "ResumableTrainLoader":
         return self
 

@@ -10,6 +10,7 @@ from detectron2.engine import default_argument_parser
 
 from retina_plugin.config import add_config_arguments
 from retina_plugin.core.errors import ConfigError
+from retina_plugin.engine.data_arguments import add_data_arguments
 
 # How torchrun numbers the processes that it starts.
 _RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -49,6 +50,7 @@ def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
         action="store_true",
         help="start a new run where OUTPUT_DIR holds another one, whose files are moved to OUTPUT_DIR/previous_run_N",
     )
+    add_data_arguments(parser)
     add_config_arguments(parser)
     return parser
 

@@ -24,8 +24,7 @@ def scale_schedule(cfg: CfgNode, num_processes: int) -> None:
         ConfigError: the keys contradict each other, or the schedule is invalid.
     """
     solver = cfg.SOLVER
-    problems = list(_problems(solver))
-    if problems:
+    if problems := list(schedule_problems(cfg)):
         raise ConfigError(problems)
     if solver.REFERENCE_WORLD_SIZE:
         factor = solver.REFERENCE_WORLD_SIZE / num_processes
@@ -54,8 +53,12 @@ def schedule_table(cfg: CfgNode, num_images: int) -> str:
     )
 
 
-def _problems(solver: CfgNode) -> Iterator[str]:
+def schedule_problems(cfg: CfgNode) -> Iterator[str]:
+    """Yield a line for each problem with the keys that :func:`scale_schedule` reads."""
+    solver = cfg.SOLVER
     batch_size, world_size, steps = solver.REFERENCE_BATCH_SIZE, solver.REFERENCE_WORLD_SIZE, list(solver.STEPS)
+    if batch_size and solver.IMS_PER_BATCH < 1:
+        yield f"SOLVER.REFERENCE_BATCH_SIZE is {batch_size}, but SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH}"
     if batch_size < 0:
         yield f"SOLVER.REFERENCE_BATCH_SIZE is {batch_size}; give the images per step of the schedule, or 0"
     if batch_size and world_size:

@@ -37,7 +37,7 @@ def main(
     """
     args = argument_parser().parse_args(argv)
     try:
-        cfg = load_config(args, get_cfg(*([add_config] if callable(add_config) else add_config)))
+        cfg = load_config(args, get_cfg(*([add_config] if callable(add_config) else add_config)), trainer)
         prepare_output_dir(cfg, args)
         launch(partial(_run_rank, trainer), cfg, args)
     except UserError as error:

@@ -29,15 +29,18 @@ from torch import nn
 from retina_plugin.checkpoint import CheckpointError, RetinaCheckpointer
 from retina_plugin.config import require_retina_config
 from retina_plugin.core.comm import any_rank
-from retina_plugin.core.errors import ConfigError, TrainingDataError
+from retina_plugin.core.errors import TrainingDataError
 from retina_plugin.core.rng import seed_all
 from retina_plugin.data.class_names import common_class_names
 from retina_plugin.data.dataset_checks import check_class_count
 from retina_plugin.data.loader import ResumableTrainLoader, build_resumable_train_loader
+from retina_plugin.data.loading import explain_loading
 from retina_plugin.diagnostics.zero_ap import explain_zero_ap
 from retina_plugin.engine import resume as resuming
 from retina_plugin.engine import signals
+from retina_plugin.engine.dry_evaluation import dry_evaluate
 from retina_plugin.engine.hooks import TrainingEnded, build_monitoring_hooks
+from retina_plugin.engine.model_check import check_batch_norm, translate_batch_norm_error
 from retina_plugin.engine.per_rank_buffers import PerRankBuffers
 from retina_plugin.engine.run_state import Results, RunState
 from retina_plugin.engine.schedule import schedule_table
@@ -107,14 +110,19 @@ class RetinaTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[Any]:
-        loader = build_resumable_train_loader(cfg)
+        with explain_loading("DATASETS.TRAIN", cfg.DATASETS.TRAIN):
+            loader = build_resumable_train_loader(cfg)
         for name in cfg.DATASETS.TRAIN:
             check_class_count(cfg, name)
+        if isinstance(loader, ResumableTrainLoader):
+            micro_batch = cfg.SOLVER.IMS_PER_BATCH // (comm.get_world_size() * cfg.SOLVER.ACCUMULATE_STEPS)
+            check_batch_norm(cfg, micro_batch, loader.images)
         return loader
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
-        loader = super().build_test_loader(cfg, dataset_name)
+        with explain_loading("DATASETS.TEST", [dataset_name]):
+            loader = super().build_test_loader(cfg, dataset_name)
         check_class_count(cfg, dataset_name)
         return signals.InterruptibleLoader(loader)
 
@@ -160,7 +168,11 @@ class RetinaTrainer(DefaultTrainer):
         Raises:
             TrainingInterrupted: a signal stopped the training, after a checkpoint was saved.
             TrainingDataError: too many images cannot be read.
+            ConfigError: a test set cannot be evaluated (see :func:`dry_evaluate`), or has other classes.
         """
+        if any(isinstance(hook, hooks.EvalHook) for hook in self._hooks):
+            dry_evaluate(self.cfg, type(self), RetinaTrainer)
+            common_class_names([*self.cfg.DATASETS.TRAIN, *self.cfg.DATASETS.TEST])  # some are known only after loading
         if self._seed is None:
             self._seed = comm.shared_random_seed()
         if num_images := getattr(self.data_loader, "num_images", None):  # a project's loader may not know
@@ -194,6 +206,15 @@ class RetinaTrainer(DefaultTrainer):
         assert self._seed is not None  # train() draws it
         seed_all(self._seed, self.iter, comm.get_rank())
         super().before_step()
+
+    def run_step(self) -> None:
+        try:
+            super().run_step()
+        except ValueError as error:
+            translated = translate_batch_norm_error(error, "an image of this step")
+            if translated is error:
+                raise
+            raise translated from error
 
     def after_step(self) -> None:
         self.stop_reason = self._agree_to_stop()
@@ -302,7 +323,9 @@ def evaluate(cfg: CfgNode, *, resume: bool = False, trainer: type[RetinaTrainer]
 
     Raises:
         CheckpointError: the weights are not those of this model, or of the classes of the data.
+        ConfigError: a test set cannot be evaluated, see :func:`dry_evaluate`.
     """
+    dry_evaluate(cfg, trainer, RetinaTrainer)
     model = trainer.build_model(cfg)
     checkpointer = _build_checkpointer(cfg, model, cfg.DATASETS.TEST, strict=True)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
@@ -313,10 +336,7 @@ def evaluate(cfg: CfgNode, *, resume: bool = False, trainer: type[RetinaTrainer]
 
 
 def _build_checkpointer(cfg: CfgNode, model: nn.Module, datasets: Sequence[str], **options: Any) -> RetinaCheckpointer:
-    try:
-        options["class_names"] = common_class_names(datasets)
-    except ValueError as error:
-        raise ConfigError([f"DATASETS: {error}"]) from error
+    options["class_names"] = common_class_names(datasets)
     return RetinaCheckpointer(model, cfg.OUTPUT_DIR, allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE, **options)
 
 

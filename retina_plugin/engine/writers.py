@@ -91,9 +91,13 @@ class ProgressPrinter(EventWriter):
             yield f"eta: {datetime.timedelta(seconds=int(seconds))}"
         yield f"iter: {storage.iter}"
         yield from latest("epoch", "epoch: {:.2f}")
-        for name, history in histories.items():
-            if "loss" in name and "/" not in name:  # an evaluation has a "/" in its names, and a line of its own
-                yield f"{name}: {history.median(WINDOW):.4g}"
+        # An evaluation has a "/" in its names, and a line of its own.
+        losses = [name for name in histories if "loss" in name and "/" not in name]
+        metrics = [
+            name for name in histories if "[metric]" in name and name not in losses
+        ]  # a word of Detectron2's main
+        for name in losses + metrics:
+            yield f"{name}: {histories[name].median(WINDOW):.4g}"
         if "time" in histories:
             yield f"time: {histories['time'].global_avg():.4f}"
         if "data_time" in histories:

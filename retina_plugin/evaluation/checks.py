@@ -1,6 +1,6 @@
 """Checks of what is evaluated and by which metric, before a job starts."""
 
-import json
+import importlib.util
 from collections.abc import Iterator
 
 from detectron2.config import CfgNode
@@ -9,6 +9,7 @@ from detectron2.utils.file_io import PathManager
 
 from retina_plugin.core.text import did_you_mean
 from retina_plugin.data.class_names import class_names
+from retina_plugin.data.coco_summary import read_coco_summary
 from retina_plugin.evaluation.build import BOX_EVALUATOR_TYPES
 
 _LOSSES = ("loss_cls", "loss_box_reg", "total_loss")
@@ -22,13 +23,18 @@ _METRICS = {
 
 
 def evaluator_problems(cfg: CfgNode) -> Iterator[str]:
-    """Yield a line for each test set whose evaluator does not judge boxes."""
+    """Yield a line for each test set whose evaluator does not judge boxes or is not installed."""
     for name in cfg.DATASETS.TEST:
         kind = _evaluator_type(name) or "coco"
         if kind not in BOX_EVALUATOR_TYPES:
             yield (
                 f"data set '{name}' of DATASETS.TEST has evaluator type '{kind}', but boxes are judged by "
                 f"{', '.join(BOX_EVALUATOR_TYPES)}"
+            )
+        if kind == "lvis" and importlib.util.find_spec("lvis") is None:
+            yield (
+                f"data set '{name}' of DATASETS.TEST is evaluated by the package lvis, which is not installed: "
+                "pip install lvis"
             )
 
 
@@ -61,9 +67,10 @@ def _has_no_annotations(name: str) -> bool:
     json_file = MetadataCatalog.get(name).get("json_file", None) if name in DatasetCatalog else None
     if json_file is None or not PathManager.isfile(json_file):
         return False
-    with PathManager.open(json_file) as file:
-        coco = json.load(file)
-    return "images" in coco and not coco.get("annotations")
+    try:
+        return not read_coco_summary(json_file).has_annotations
+    except (OSError, ValueError):  # not COCO's, or to be reported as a problem of the data set
+        return False
 
 
 def _known_metrics(cfg: CfgNode) -> list[str] | None:

@@ -69,6 +69,7 @@ class BoxEvaluator(COCOEvaluator):
         if "json_file" not in MetadataCatalog.get(dataset_name).as_dict():
             _write_coco_json(dataset_name, os.path.join(output_dir, f"{dataset_name}_coco_format.json"))
         super().__init__(dataset_name, tasks=("bbox",), output_dir=output_dir, max_dets_per_image=counted)
+        self._coco_api.dataset.setdefault("info", {})  # some versions of pycocotools need it to read results
         self._dataset_name = dataset_name
         self._explain_zero_ap = explain_zero_ap
         if given > counted:

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
@@ -11,6 +12,7 @@ from PIL import Image
 
 from retina_plugin import add_retina_config
 from retina_plugin.__main__ import main
+from retina_plugin.tools.visualize import grid
 
 
 @pytest.fixture
@@ -91,3 +93,22 @@ def test_what_is_missing_is_said_in_a_line(output_dir, capsys):
     DatasetCatalog.register("street_test", list)
     assert re.match("error: cannot read config file .*nowhere/config.yaml", error("nowhere"))
     assert error(output_dir, "--num-images", 0).startswith("error: --num-images is 0")
+
+
+@pytest.fixture
+def drawn_names(monkeypatch):
+    """The names on the labels of detections, as they are drawn."""
+    names, draw = [], grid._draw_label
+    monkeypatch.setattr(grid, "_draw_label", lambda *args: (names.append(args[3]), draw(*args)))
+    return names
+
+
+def test_a_set_without_class_names_has_those_of_the_checkpoint(output_dir, drawn_names):
+    MetadataCatalog.remove("street_test")
+    main(["visualize", str(output_dir)])
+    torch.save({"model": {"bias": torch.zeros(1)}, "class_names": ["tram"]}, output_dir / "model_final.pth")
+    (output_dir / "last_checkpoint").write_text("model_final.pth")
+    main(["visualize", str(output_dir)])
+    MetadataCatalog.get("street_test").thing_classes = ["car"]
+    main(["visualize", str(output_dir)])
+    assert drawn_names == ["0 0.90", "tram 0.90", "car 0.90"]

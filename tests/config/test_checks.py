@@ -153,10 +153,37 @@ def test_levels_that_the_head_does_not_use_or_the_backbone_does_not_make(opts):
     assert any(line.startswith("MODEL.RETINANET.IN_FEATURES is") for line in lines)
 
 
+@pytest.mark.parametrize("name", ["build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone"])
+def test_stages_that_the_resnet_does_not_give_to_the_pyramid(name):
+    (line,) = problems("MODEL.BACKBONE.NAME", name, "MODEL.RESNETS.OUT_FEATURES", ["res4", "res5"])
+    assert line.startswith("MODEL.FPN.IN_FEATURES has ['res3'], but MODEL.RESNETS.OUT_FEATURES is ['res4', 'res5']")
+
+
 def test_anchor_lists_that_do_not_fit_the_levels():
     (line,) = problems("MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64], [128]])
     assert line.startswith("MODEL.ANCHOR_GENERATOR.SIZES has 3 lists for the 5 levels")
     check_config(make_cfg("MODEL.ANCHOR_GENERATOR.SIZES", [[32, 64]]))
+
+
+def test_one_list_of_anchors_for_all_levels_may_be_flat():
+    """As in Detectron2's defaults."""
+    cfg = make_cfg(
+        "MODEL.ANCHOR_GENERATOR.SIZES", [32.0, 64.0], "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [0.5, 1.0, 2.0]
+    )
+    check_config(cfg)
+    assert build_model(cfg).anchor_generator.num_anchors == [6] * 5
+
+
+def test_rotated_anchors():
+    (line,) = problems("MODEL.ANCHOR_GENERATOR.NAME", "RotatedAnchorGenerator")
+    assert line.startswith("MODEL.ANCHOR_GENERATOR.NAME is 'RotatedAnchorGenerator', whose boxes are rotated")
+
+
+def test_a_mean_and_a_deviation_for_each_channel():
+    (line,) = problems("MODEL.PIXEL_MEAN", [110.0])
+    assert line.startswith("MODEL.PIXEL_MEAN has 1 numbers and MODEL.PIXEL_STD 3")
+    four = ("MODEL.PIXEL_MEAN", [110.0] * 4, "MODEL.PIXEL_STD", [58.0] * 4)
+    check_config(make_cfg(*four))
 
 
 def test_class_count_that_disagrees_with_the_data():

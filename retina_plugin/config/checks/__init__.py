@@ -9,9 +9,12 @@ import logging
 
 from detectron2.config import CfgNode
 
+from retina_plugin.config.checks import values
 from retina_plugin.config.checks.model import builds_focal_retinanet, model_problems, name_problems, rcnn_key_problems
 from retina_plugin.config.checks.monitoring import monitoring_problems
+from retina_plugin.config.checks.output_dir import output_dir_problems
 from retina_plugin.config.checks.training import precision_problems, process_problems, step_problems
+from retina_plugin.config.checks.values import require_values, value_problems
 from retina_plugin.config.defaults import require_retina_config
 from retina_plugin.core.errors import ConfigError
 
@@ -21,10 +24,14 @@ __all__ = [
     "model_problems",
     "monitoring_problems",
     "name_problems",
+    "output_dir_problems",
     "precision_problems",
     "process_problems",
     "rcnn_key_problems",
+    "require_values",
     "step_problems",
+    "value_problems",
+    "values",
 ]
 
 
@@ -38,7 +45,8 @@ def check_model_config(cfg: CfgNode) -> None:
         ConfigError: with one line for each problem.
     """
     require_retina_config(cfg)
-    if problems := [*name_problems(cfg), *model_problems(cfg)]:
+    require_values(cfg)
+    if problems := [*name_problems(cfg), *value_problems(cfg, values.MODEL), *model_problems(cfg)]:
         raise ConfigError(problems)
     for problem in rcnn_key_problems(cfg):
         _warn_once(problem)

@@ -69,12 +69,22 @@ def model_problems(cfg: CfgNode) -> Iterator[str]:
 
     yield from _loss_key_problems(cfg, default)
 
+    mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+    if len(mean) != len(std):
+        yield (
+            f"MODEL.PIXEL_MEAN has {len(mean)} numbers and MODEL.PIXEL_STD {len(std)}: give one for each channel of "
+            "INPUT.FORMAT"
+        )
+    name = cfg.MODEL.ANCHOR_GENERATOR.NAME
+    if name in ANCHOR_GENERATOR_REGISTRY and getattr(ANCHOR_GENERATOR_REGISTRY.get(name), "box_dim", 4) != 4:
+        yield f"MODEL.ANCHOR_GENERATOR.NAME is '{name}', whose boxes are rotated: FocalRetinaNet has upright ones"
+
     used = list(cfg.MODEL.RETINANET.IN_FEATURES)
     if not used:
         yield "MODEL.RETINANET.IN_FEATURES is empty: the head needs at least one level"
     for key in ("SIZES", "ASPECT_RATIOS"):
         lists = cfg.MODEL.ANCHOR_GENERATOR[key]
-        if len(lists) not in (1, len(used)):
+        if all(isinstance(level, (list, tuple)) for level in lists) and len(lists) not in (0, 1, len(used)):
             yield (
                 f"MODEL.ANCHOR_GENERATOR.{key} has {len(lists)} lists for the {len(used)} levels of "
                 "MODEL.RETINANET.IN_FEATURES; give one list a level, or one for all"
@@ -87,13 +97,18 @@ def model_problems(cfg: CfgNode) -> Iterator[str]:
                 f"{key} is {value}, which MODEL.BACKBONE.NAME {backbone} does not read. "
                 "Did you mean build_p3p7_resnet_fpn_backbone?"
             )
+    made_by_resnet = list(cfg.MODEL.RESNETS.OUT_FEATURES)
+    absent = [name for name in cfg.MODEL.FPN.IN_FEATURES if name not in made_by_resnet]
+    if absent and backbone in ("build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone"):
+        yield f"MODEL.FPN.IN_FEATURES has {absent}, but MODEL.RESNETS.OUT_FEATURES is {made_by_resnet}: add them there"
     if backbone == "build_p3p7_resnet_fpn_backbone":
         made = [f"p{f[3:]}" for f in cfg.MODEL.FPN.IN_FEATURES] + ["p6", "p7"]
         if used and used != made:
             yield (
                 f"MODEL.RETINANET.IN_FEATURES is {used}, but the backbone makes {made}: levels that the head "
                 "does not use would be computed for nothing, and levels that are not made cannot be used. "
-                "Make both lists agree (MODEL.FPN.IN_FEATURES decides where the pyramid starts)"
+                "Make both lists agree (MODEL.FPN.IN_FEATURES decides where the pyramid starts). For a pyramid without "
+                "P6 and P7, set MODEL.BACKBONE.NAME to build_resnet_fpn_backbone"
             )
 
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from retina_plugin.core.errors import ConfigError
 from retina_plugin.core.rng import preserve_random_state
+from retina_plugin.data.loading import explain_loading
 from retina_plugin.modeling.precision import autocast
 
 
@@ -82,7 +83,8 @@ def _mean(name: str, images: list[tuple[dict[str, float], int]]) -> dict[str, fl
 
 
 def _build_labeled_loader(cfg: CfgNode, name: str) -> DataLoader:
-    records = get_detection_dataset_dicts([name], filter_empty=False)
+    with explain_loading("DATASETS.TEST", [name]):
+        records = get_detection_dataset_dicts([name], filter_empty=False)
     if not any(record.get("annotations") for record in records):
         raise ConfigError([
             f"TEST.VAL_LOSS_PERIOD is {cfg.TEST.VAL_LOSS_PERIOD}, but data set '{name}' of DATASETS.TEST has no boxes "

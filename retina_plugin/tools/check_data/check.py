@@ -7,6 +7,7 @@ from pathlib import Path
 from retina_plugin.config import read_config
 from retina_plugin.config.checks import check_model_config
 from retina_plugin.config.checks.model import builds_focal_retinanet
+from retina_plugin.config.coco_files import register_coco_files
 from retina_plugin.core.comm import num_cores
 from retina_plugin.core.errors import ConfigError
 from retina_plugin.core.files import atomic_write_text
@@ -73,6 +74,7 @@ def check_data_set_of(
             raise ValueError(f"there is no folder {path.parent} to write {path.name} to")
     config = config_file or get_config_file("Base-RetinaNet.yaml")
     cfg = read_config(config, opts, imports, allow_unsafe=allow_unsafe_yaml)
+    register_coco_files(cfg)
     check_model_config(cfg)
     if not builds_focal_retinanet(cfg) and cfg.MODEL.META_ARCHITECTURE != "RetinaNet":
         architecture = cfg.MODEL.META_ARCHITECTURE

@@ -6,13 +6,13 @@ The detections are the ``coco_instances_results.json`` of Detectron2's ``COCOEva
 import colorsys
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image, ImageDraw, ImageFont
 
@@ -36,6 +36,7 @@ def draw_grid(
     score_threshold: float = 0.5,
     columns: int = 4,
     tile_size: int = 288,
+    class_names: Sequence[str] = (),
 ) -> Path:
     """Draw images of a data set with ground truth (dashed white) and detections (one color per class) into a PNG.
 
@@ -47,6 +48,7 @@ def draw_grid(
         score_threshold: lowest score of a detection to show.
         columns: images in a row.
         tile_size: length of an image's longer side in the grid, in pixels.
+        class_names: those of the model, for a data set without names of its own.
 
     Raises:
         FileNotFoundError: there is no such predictions file.
@@ -54,12 +56,13 @@ def draw_grid(
     """
     records = DatasetCatalog.get(dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
-    detections = _read_detections(Path(predictions_json), dataset_name, records, metadata, score_threshold)
+    classes = list(metadata.get("thing_classes") or class_names)
+    ids = metadata.get("thing_dataset_id_to_contiguous_id") or {label: label for label in range(len(classes))}
+    detections = _read_detections(Path(predictions_json), dataset_name, records, ids, score_threshold)
     shown = [records[i] for i in np.linspace(0, len(records) - 1, min(num_images, len(records))).astype(int)]
-    colors = _class_colors(len(metadata.thing_classes))
+    colors = _class_colors(len(classes))
 
     found = [detections[record["image_id"]] for record in shown]
-    classes = metadata.thing_classes
     sheet = _arrange([_draw_tile(*pair, classes, colors, tile_size) for pair in zip(shown, found)], columns)
     num_objects, num_detections = sum(len(record["annotations"]) for record in shown), sum(map(len, found))
     _draw_header(
@@ -76,9 +79,9 @@ def draw_grid(
 
 
 def _read_detections(
-    path: Path, dataset_name: str, records: list[Record], metadata: Metadata, score_threshold: float
+    path: Path, dataset_name: str, records: list[Record], classes: Mapping[Any, int], score_threshold: float
 ) -> dict[Any, list[Detection]]:
-    """Read the detections of each image, lowest score first."""
+    """Read the detections of each image, lowest score first. ``classes`` are labels by category id."""
     if not path.is_file():
         raise FileNotFoundError(
             f"No predictions file {path}. Detectron2's COCOEvaluator writes it as "
@@ -94,9 +97,6 @@ def _read_detections(
         raise ValueError(f"{path} is not a COCO result list: a list of objects with {names}.")
 
     image_ids = {record["image_id"] for record in records}
-    classes = getattr(metadata, "thing_dataset_id_to_contiguous_id", None)
-    if classes is None:  # a data set without ids of its own counts its classes from 0
-        classes = {i: i for i in range(len(metadata.thing_classes))}
     _require_known("image", {r["image_id"] for r in results} - image_ids, path, dataset_name)
     _require_known("category", {r["category_id"] for r in results} - classes.keys(), path, dataset_name)
 

@@ -1,14 +1,22 @@
 """Draws the test images of a run with ground truth and detections."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from retina_plugin.checkpoint.reader import read_checkpoint
 from retina_plugin.config import read_config
-from retina_plugin.data.coco_file import register_coco_file
+from retina_plugin.config.coco_files import add_coco_file, register_coco_files
+from retina_plugin.core.errors import ConfigError
 from retina_plugin.data.dataset_checks import check_datasets
 from retina_plugin.evaluation import inference_folder
 from retina_plugin.tools.visualize.grid import draw_grid
+
+_NAME = "json_test"  # of a COCO file that is given
 
 
 def visualize_run(
@@ -36,17 +44,33 @@ def visualize_run(
 
     Raises:
         ConfigError: the configuration or a data set cannot be used.
+        CheckpointError: a data set has no class names, and the run's weights cannot be read.
     """
     if num_images < 1:
         raise ValueError(f"--num-images is {num_images}: show at least one image")
     cfg = read_config(str(Path(output_dir) / "config.yaml"), opts, imports, allow_unsafe=allow_unsafe_yaml)
-    if json_file is not None or image_root is not None:
-        cfg.DATASETS.TEST = (register_coco_file(json_file, image_root),)
+    register_coco_files(cfg)
+    if json_file is not None and image_root is not None:
+        add_coco_file(cfg, _NAME, json_file, image_root)
+        cfg.DATASETS.TEST = (_NAME,)
+    elif json_file is not None or image_root is not None:
+        raise ConfigError(["--json FILE and --images DIR go together: the COCO file, and the folder of its images"])
     check_datasets(cfg.DATASETS.TEST)
     cfg.OUTPUT_DIR = str(output_dir)  # the folder may have moved since
     sheets = []
     for name in cfg.DATASETS.TEST:
         folder = Path(inference_folder(cfg, name))
         detections, sheet = folder / "coco_instances_results.json", folder / "contact_sheet.png"
-        sheets.append(draw_grid(name, detections, sheet, num_images=num_images, score_threshold=score_threshold))
+        DatasetCatalog.get(name)  # may name its classes only now
+        names = MetadataCatalog.get(name).get("thing_classes") or _class_names_of_model(cfg)
+        draw = partial(draw_grid, num_images=num_images, score_threshold=score_threshold, class_names=names)
+        sheets.append(draw(name, detections, sheet))
     return sheets
+
+
+def _class_names_of_model(cfg: CfgNode) -> list[str]:
+    """The class names in the run's last checkpoint or in its weights, or else labels."""
+    last = Path(cfg.OUTPUT_DIR, "last_checkpoint")
+    path = str(last.with_name(last.read_text().strip())) if last.is_file() else cfg.MODEL.WEIGHTS
+    checkpoint = read_checkpoint(path, allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE) if path else {}
+    return checkpoint.get("class_names") or [str(label) for label in range(cfg.MODEL.RETINANET.NUM_CLASSES)]

@@ -4,22 +4,19 @@ import logging
 import os
 import pickle
 import re
-import zipfile
 from typing import Any
 
 import numpy as np
 import torch
 
 from retina_plugin.checkpoint import formats, safe_pickle
+from retina_plugin.checkpoint.foreign import foreign_kinds
+from retina_plugin.checkpoint.stand_ins import ForbiddenGlobal, UnsafePickle
+from retina_plugin.checkpoint.torch_files import load_legacy, load_zip
 from retina_plugin.checkpoint.weights_path import resolve_weights
 from retina_plugin.core.errors import CheckpointError
+from retina_plugin.core.text import list_some
 
-# What torch.load(weights_only=True) reads besides this module's own globals.
-_OF_TORCH = re.compile(
-    r"torch\.(\w+(Storage|Tensor)|Tensor|Size|device|bool|b?float\w*|u?int\d+|complex\w+|q?u?int\d+|per_\w+_affine\w*"
-    r"|_utils\._rebuild_\w+|nn\.parameter\.Parameter|storage\.\w+Storage|serialization\._get_layout"
-    r"|_tensor\._rebuild_from_type_v2)|collections\.Counter"
-)
 _RISK = (
     "A pickle is a program, which runs when it is read and may do what its author likes with your files. Take weights "
     "only from whom you trust with that"
@@ -74,19 +71,28 @@ def _read(file, allow_pickle):
     if kind == formats.SAFETENSORS:
         return {"model": _read_safetensors(file)}, False
     is_pickle = kind == formats.PICKLE
-    read = _read_pickle if is_pickle else _read_torch
     try:
-        return read(file), is_pickle
-    except OSError:
+        value = _read_pickle(file) if is_pickle else load_zip(file) if kind == formats.ZIP else load_legacy(file)
+    except (OSError, formats.Unreadable):
         raise
+    except UnsafePickle as error:
+        if not allow_pickle:
+            raise formats.Unreadable(_unsafe(error)) from error
+        return _read_anything(file, is_pickle, str(error)), is_pickle
     except Exception as error:  # what is damaged fails in many ways
-        forbidden = _forbidden_global(file, kind)
-        refused = safe_pickle.UnsafePickle if is_pickle else pickle.UnpicklingError
-        if forbidden is None and not isinstance(error, refused):
-            raise formats.Unreadable(_damaged(error)) from error
-        if allow_pickle:
-            return _read_anything(file, is_pickle, forbidden), is_pickle
-        raise formats.Unreadable(_unsafe(error, forbidden)) from error
+        raise formats.Unreadable(_damaged(error)) from error
+    left_out = foreign_kinds(value)
+    if not left_out:
+        return value, is_pickle
+    objects = f"it has objects ({list_some(left_out, 5)})"
+    if allow_pickle:
+        try:
+            return _read_anything(file, is_pickle, objects), is_pickle
+        except formats.Unreadable as error:  # their code is not installed
+            logging.getLogger(__name__).warning("%s: %s, which are left out (%s).", file, objects, error)
+    else:
+        logging.getLogger(__name__).info("%s: %s, which are left out.", file, objects)
+    return value, is_pickle
 
 
 def _read_pickle(file):
@@ -94,15 +100,8 @@ def _read_pickle(file):
         return safe_pickle.load(f)
 
 
-def _read_torch(file):
-    admitted: list[Any] = [(call, name) for name, call in safe_pickle.ADMITTED.items()]
-    with torch.serialization.safe_globals(admitted):
-        return safe_pickle.without_stand_ins(torch.load(file, map_location="cpu", weights_only=True))
-
-
-def _read_anything(file, is_pickle, forbidden):
-    what = f"names {forbidden}" if forbidden else "is no plain weights"
-    logging.getLogger(__name__).warning("%s %s, and is read all the same (allow_pickle). %s.", file, what, _RISK)
+def _read_anything(file, is_pickle, what):
+    logging.getLogger(__name__).warning("%s: %s, and is read all the same (allow_pickle). %s.", file, what, _RISK)
     try:
         if not is_pickle:
             return torch.load(file, map_location="cpu", weights_only=False)
@@ -126,26 +125,6 @@ def _read_safetensors(file):
         raise formats.Unreadable(_damaged(error)) from error
 
 
-def _forbidden_global(file, kind):
-    """The first global that reading would refuse, None if it would fail before."""
-
-    def is_admitted(name):
-        of_torch = kind != formats.PICKLE and _OF_TORCH.fullmatch(name)
-        return bool(of_torch) or name in safe_pickle.ADMITTED
-
-    if kind != formats.ZIP:
-        # The old format is four small pickles (what it is, and on which machine), and then the data's.
-        with open(file, "rb") as plain:
-            return safe_pickle.first_forbidden_global(plain, is_admitted, 1 if kind == formats.PICKLE else 5)
-    try:
-        with zipfile.ZipFile(file) as archive:
-            name = next(name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl")
-            with archive.open(name) as f:
-                return safe_pickle.first_forbidden_global(f, is_admitted)
-    except zipfile.BadZipFile:
-        return None
-
-
 def _damaged(error):
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     if isinstance(error, KeyError):  # its text is the key alone
@@ -155,13 +134,11 @@ def _damaged(error):
     return f"this is no file of weights, or a damaged one ({reason}). Get it again, or name another"
 
 
-def _unsafe(error, forbidden):
-    if forbidden is None:
-        # Of torch's own message, the last line is the reason and the others are advice for programmers.
-        reason = str(error).split("WeightsUnpickler error:")[-1].strip().partition("\n")[0]
-        what = f"this file is more than weights ({reason})"
+def _unsafe(error):
+    if isinstance(error, ForbiddenGlobal):
+        what = f"this file is unsafe: {error}, which weights do not need. Nothing of it was run"
     else:
-        what = f"this file is unsafe: it names {forbidden}, which weights do not need. Nothing of it was run"
+        what = f"this file is more than weights ({error})"
     return f"{what}. {_RISK}: MODEL.WEIGHTS_ALLOW_PICKLE True reads it all the same"
 
 

@@ -9,11 +9,13 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from retina_plugin.checkpoint.foreign import foreign_kinds
 from retina_plugin.checkpoint.load_plan import LoadPlan
 from retina_plugin.checkpoint.reader import read_checkpoint
 from retina_plugin.checkpoint.weights_only import to_weights_only
 from retina_plugin.core.errors import CheckpointError
 from retina_plugin.core.files import atomic_write, remove_unfinished
+from retina_plugin.core.text import list_some
 
 
 class RetinaCheckpointer(DetectionCheckpointer):
@@ -79,6 +81,11 @@ class RetinaCheckpointer(DetectionCheckpointer):
         checkpoint = self._load_file(path)
         names = self.checkpointables if checkpointables is None else checkpointables
         names = [name for name in names if name in checkpoint]
+        if left_out := foreign_kinds([checkpoint[name] for name in names]):
+            raise CheckpointError(
+                f"weights {path}: the state of the run has objects that are not read ({list_some(left_out, 5)}). If "
+                "you trust the file, MODEL.WEIGHTS_ALLOW_PICKLE True reads them"
+            )
         try:
             plan = LoadPlan.make(self.model, checkpoint, self.strict or bool(names), self.class_names)
         except CheckpointError as error:
@@ -123,20 +130,21 @@ class RetinaCheckpointer(DetectionCheckpointer):
 
     def _change(self, plan: LoadPlan, states: dict[str, Any], path: str) -> list[str]:
         """Load model and checkpointables, or none of them; returns the names of weights that the file lacks."""
-        before = {}
-        if states:  # only their own code can tell whether they fit
-            before = {name: copy.deepcopy(self.checkpointables[name].state_dict()) for name in states}
-            weights_before = {key: value.clone() for key, value in self.model.state_dict().items()}
-        missing = self.model.load_state_dict(plan.weights, strict=False).missing_keys
+        # Only their own code can tell whether states fit, and modules may have code of their own for their weights.
+        before = {name: copy.deepcopy(self.checkpointables[name].state_dict()) for name in states}
+        weights_before = {key: value.clone() for key, value in self.model.state_dict().items()}
+        refusal = "the model's own code refuses them ({})"
         try:
+            missing = self.model.load_state_dict(plan.weights, strict=False).missing_keys
+            refusal = (
+                "the model fits, but not the state of the run ({}). Start a new run from them: MODEL.WEIGHTS, without "
+                "--resume"
+            )
             for name, state in states.items():
                 self.checkpointables[name].load_state_dict(state)
         except Exception as error:
             self.model.load_state_dict(weights_before, strict=False)
             for name, state in before.items():
                 self.checkpointables[name].load_state_dict(state)
-            raise CheckpointError(
-                f"weights {path}: the model fits, but not the state of the run ({' '.join(str(error).split())}). Start "
-                "a new run from them: MODEL.WEIGHTS, without --resume"
-            ) from error
+            raise CheckpointError(f"weights {path}: {refusal.format(' '.join(str(error).split()))}") from error
         return missing

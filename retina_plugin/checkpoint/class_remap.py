@@ -58,7 +58,7 @@ def names_in_file(
     names = checkpoint.get("class_names")
     if names is not None:
         if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-            raise CheckpointError(f"its class_names are no list of names, but {str(names)[:80]}")
+            raise CheckpointError(f"its class_names are no list of names, but a {type(names).__name__}")
         return tuple(names)
     if layer is None or layer.keys[0] not in weights:
         return None

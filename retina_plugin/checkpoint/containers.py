@@ -72,7 +72,7 @@ def finish(value: Any, done: dict[int, Any] | None = None) -> Any:
     if isinstance(value, Function):
         return Foreign(value.name)
     if isinstance(value, Storage):
-        return Foreign("a storage of tensors")
+        return Foreign("storage")
     if type(value) in DICTS:
         done[id(value)] = value
         for key, item in list(value.items()):

@@ -54,7 +54,9 @@ def _check_zip(path: str | os.PathLike) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             files = [name.rpartition("/")[2] for name in archive.namelist()]
-    except zipfile.BadZipFile as error:
+    except OSError:
+        raise
+    except Exception as error:  # also names that are no text, and flags that nobody knows
         raise Unreadable(f"this file is a damaged archive ({error}). Get it again") from error
     if "constants.pkl" in files:
         raise Unreadable("this is a TorchScript program, not weights: save the state_dict() of its model")

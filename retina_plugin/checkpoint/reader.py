@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from retina_plugin.checkpoint import formats, safe_pickle
-from retina_plugin.checkpoint.foreign import foreign_kinds
+from retina_plugin.checkpoint.compare import FLOATS
+from retina_plugin.checkpoint.foreign import Foreign, foreign_kinds
 from retina_plugin.checkpoint.stand_ins import ForbiddenGlobal, UnsafePickle
 from retina_plugin.checkpoint.torch_files import load_legacy, load_zip
 from retina_plugin.checkpoint.weights_path import resolve_weights
@@ -24,7 +25,9 @@ _RISK = (
 _NUMBER_KINDS = "biufc"
 
 
-def read_checkpoint(path: str | os.PathLike, *, allow_pickle: bool = False) -> dict[str, Any]:
+def read_checkpoint(
+    path: str | os.PathLike, *, allow_pickle: bool = False, allow_pickle_option: str = "MODEL.WEIGHTS_ALLOW_PICKLE True"
+) -> dict[str, Any]:
     """Read weights, and what else their file has.
 
     ================================  =============================================================================
@@ -45,6 +48,7 @@ def read_checkpoint(path: str | os.PathLike, *, allow_pickle: bool = False) -> d
     Args:
         path: a path, or an address; see :func:`~retina_plugin.checkpoint.weights_path.resolve_weights`.
         allow_pickle: read also what names functions and classes that may do anything, with a warning.
+        allow_pickle_option: how the user sets ``allow_pickle``, for the error.
 
     Returns:
         dict: ``model``, a dict name -> finite tensor on the CPU or numpy array of numbers, and whatever else the file
@@ -55,7 +59,7 @@ def read_checkpoint(path: str | os.PathLike, *, allow_pickle: bool = False) -> d
     """
     file = resolve_weights(path)
     try:
-        checkpoint = _as_checkpoint(*_read(file, allow_pickle))
+        checkpoint = _as_checkpoint(*_read(file, allow_pickle, allow_pickle_option))
         _check_model(checkpoint["model"])
     except formats.Unreadable as error:
         where = "" if file == os.fspath(path) else f" (the file is {file})"
@@ -65,33 +69,36 @@ def read_checkpoint(path: str | os.PathLike, *, allow_pickle: bool = False) -> d
     return checkpoint
 
 
-def _read(file, allow_pickle):
+def _read(file, allow_pickle, option):
     """The content of a file, and whether it is a plain pickle."""
     kind = formats.format_of(file)
     if kind == formats.SAFETENSORS:
         return {"model": _read_safetensors(file)}, False
-    is_pickle = kind == formats.PICKLE
+    is_pickle, logger = kind == formats.PICKLE, logging.getLogger(__name__)
     try:
         value = _read_pickle(file) if is_pickle else load_zip(file) if kind == formats.ZIP else load_legacy(file)
     except (OSError, formats.Unreadable):
         raise
     except UnsafePickle as error:
         if not allow_pickle:
-            raise formats.Unreadable(_unsafe(error)) from error
-        return _read_anything(file, is_pickle, str(error)), is_pickle
+            raise formats.Unreadable(f"{_unsafe(error)}. {_RISK}: {option} reads it all the same") from error
+        logger.warning("%s: %s, and is read all the same (allow_pickle). %s.", file, error, _RISK)
+        try:
+            return _run(file, is_pickle), is_pickle
+        except Exception as error:  # of the code that it runs
+            raise formats.Unreadable(_damaged(error)) from error
     except Exception as error:  # what is damaged fails in many ways
         raise formats.Unreadable(_damaged(error)) from error
-    left_out = foreign_kinds(value)
-    if not left_out:
-        return value, is_pickle
-    objects = f"it has objects ({list_some(left_out, 5)})"
-    if allow_pickle:
-        try:
-            return _read_anything(file, is_pickle, objects), is_pickle
-        except formats.Unreadable as error:  # their code is not installed
-            logging.getLogger(__name__).warning("%s: %s, which are left out (%s).", file, objects, error)
-    else:
-        logging.getLogger(__name__).info("%s: %s, which are left out.", file, objects)
+    if left_out := foreign_kinds(value):
+        kinds = list_some(left_out, 5)
+        if not allow_pickle:
+            logger.info("%s: objects beside the weights are left out (%s).", file, kinds)
+        else:
+            logger.warning("%s: it has objects of %s, which are read (allow_pickle). %s.", file, kinds, _RISK)
+            try:
+                return _run(file, is_pickle), is_pickle
+            except Exception as error:  # their code is not installed
+                logger.warning("%s: these objects are left out (%s).", file, " ".join(str(error).split()))
     return value, is_pickle
 
 
@@ -100,15 +107,12 @@ def _read_pickle(file):
         return safe_pickle.load(f)
 
 
-def _read_anything(file, is_pickle, what):
-    logging.getLogger(__name__).warning("%s: %s, and is read all the same (allow_pickle). %s.", file, what, _RISK)
-    try:
-        if not is_pickle:
-            return torch.load(file, map_location="cpu", weights_only=False)
-        with open(file, "rb") as f:
-            return pickle.load(f, encoding="latin1")
-    except Exception as error:  # of the code that it runs
-        raise formats.Unreadable(_damaged(error)) from error
+def _run(file, is_pickle):
+    """What a pickle makes by running whatever it names."""
+    if not is_pickle:
+        return torch.load(file, map_location="cpu", weights_only=False)
+    with open(file, "rb") as f:
+        return pickle.load(f, encoding="latin1")
 
 
 def _read_safetensors(file):
@@ -136,16 +140,19 @@ def _damaged(error):
 
 def _unsafe(error):
     if isinstance(error, ForbiddenGlobal):
-        what = f"this file is unsafe: {error}, which weights do not need. Nothing of it was run"
-    else:
-        what = f"this file is more than weights ({error})"
-    return f"{what}. {_RISK}: MODEL.WEIGHTS_ALLOW_PICKLE True reads it all the same"
+        return f"this file is unsafe: {error}, which weights do not need. Nothing of it was run"
+    return f"this file is more than weights ({error})"
 
 
 def _as_checkpoint(data, is_pickle):
     if not isinstance(data, dict):
-        raise formats.Unreadable(f"this is a {type(data).__name__}, not a dict with the weights as 'model'")
+        raise formats.Unreadable(f"this is a {_kind(data)}, not a dict with the weights as 'model'")
     if "model" in data:
+        # What decides how names are matched has values of a known type, or counts as missing.
+        if not isinstance(data.get("__author__", ""), str):
+            del data["__author__"]
+        if "matching_heuristics" in data:
+            data["matching_heuristics"] = data["matching_heuristics"] is True
         return data
     if is_pickle:
         blobs = data.get("blobs", data)  # ImageNet models have none
@@ -163,30 +170,50 @@ def _as_checkpoint(data, is_pickle):
 
 def _check_model(model):
     if not isinstance(model, dict):
-        raise formats.Unreadable(f"its 'model' is a {type(model).__name__}, not a dict of tensors")
+        raise formats.Unreadable(f"its 'model' is a {_kind(model)}, not a dict of tensors")
     if not model:
         raise formats.Unreadable("it has no weights: its 'model' is an empty dict")
-    others = [key for key, value in model.items() if not (isinstance(key, str) and _is_numbers(value))]
-    if others:
-        keys = ", ".join(str(key) for key in list(model)[:8])
-        if len(others) == len(model):
-            raise formats.Unreadable(
-                f"it has no 'model' that is a dict of tensors; its keys are {keys}. Save the weights as "
-                "{'model': state_dict}"
-            )
-        value = model[others[0]]
+    others = [key for key, value in model.items() if not (isinstance(key, str) and _is_dense(value))]
+    odd_tensors = [key for key in others if _is_tensor(model[key])]
+    if odd_tensors:
         raise formats.Unreadable(
-            f"{len(others)} of its {len(model)} values are no tensors: '{others[0]}' is a {_kind(value)}. Save the "
-            "weights as {'model': state_dict}"
+            f"{len(odd_tensors)} of its {len(model)} tensors cannot be loaded: '{odd_tensors[0]}' is a "
+            f"{_kind(model[odd_tensors[0]])} in the file and a dense tensor of numbers in the model. Save its values "
+            "as such"
+        )
+    if len(others) == len(model):
+        keys = ", ".join(str(key) for key in list(model)[:8])
+        raise formats.Unreadable(
+            f"it has no 'model' that is a dict of tensors; its keys are {keys}. Save the weights as "
+            "{'model': state_dict}"
+        )
+    if others:
+        raise formats.Unreadable(
+            f"{len(others)} of its {len(model)} values are no tensors: '{others[0]}' is a {_kind(model[others[0]])}. "
+            "Save the weights as {'model': state_dict}"
         )
     _check_finite(model)
 
 
-def _is_numbers(value):
-    return isinstance(value, torch.Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in _NUMBER_KINDS)
+def _is_tensor(value):
+    return isinstance(value, torch.Tensor) or (isinstance(value, Foreign) and "tensor" in value.kind)
+
+
+def _is_dense(value):
+    """Whether it has numbers that torch can copy one by one."""
+    if isinstance(value, torch.Tensor):
+        return value.layout == torch.strided and not (value.is_quantized or value.is_meta or value.is_nested)
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in _NUMBER_KINDS:
+        return False
+    return value.dtype.itemsize <= (16 if value.dtype.kind == "c" else 8)  # torch has no wider ones
 
 
 def _kind(value):
+    if isinstance(value, Foreign):
+        return value.kind
+    if isinstance(value, torch.Tensor) and not _is_dense(value):  # read with allow_pickle
+        kinds = {"quantized": value.is_quantized, "meta": value.is_meta, "nested": value.is_nested}
+        return f"{next((kind for kind, is_it in kinds.items() if is_it), 'sparse')} tensor"
     return f"numpy array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
@@ -194,7 +221,7 @@ def _check_finite(model):
     bad = {}
     for name, value in model.items():
         value = torch.as_tensor(value)
-        if value.is_floating_point() and not value.isfinite().all():
+        if value.dtype in FLOATS and not value.isfinite().all():
             bad[name] = f"{(~value.isfinite()).sum()} of {value.numel()} values of {name}"
     if bad:
         more = f", and some of {len(bad) - 1} other tensors" if len(bad) > 1 else ""

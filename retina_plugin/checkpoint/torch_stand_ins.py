@@ -24,15 +24,15 @@ _STORAGES = {
 _MAX_DIMENSIONS = 64  # torch's own limit for what most functions take
 _DENSE_CLASSES = ("torch.Tensor", "torch.nn.parameter.Parameter")
 _OTHER_TENSORS = {
-    "torch._utils._rebuild_qtensor": "a quantized tensor",
-    "torch._utils._rebuild_sparse_tensor": "a sparse tensor",
-    "torch._utils._rebuild_meta_tensor_no_storage": "a tensor without values (on the meta device)",
-    "torch._utils._rebuild_nested_tensor": "a nested tensor",
-    "torch.nested._internal.nested_tensor._rebuild_njt": "a nested tensor",
-    "torch._utils._rebuild_wrapper_subclass": "a tensor of another class",
-    "torch._utils._rebuild_device_tensor_from_numpy": "a tensor of another kind of device",
-    "torch._utils._rebuild_device_tensor_from_cpu_tensor": "a tensor of another kind of device",
-    "torch.serialization._get_layout": "a layout of tensors",
+    "torch._utils._rebuild_qtensor": "quantized tensor",
+    "torch._utils._rebuild_sparse_tensor": "sparse tensor",
+    "torch._utils._rebuild_meta_tensor_no_storage": "meta tensor (without values)",
+    "torch._utils._rebuild_nested_tensor": "nested tensor",
+    "torch.nested._internal.nested_tensor._rebuild_njt": "nested tensor",
+    "torch._utils._rebuild_wrapper_subclass": "tensor of a class of its own",
+    "torch._utils._rebuild_device_tensor_from_numpy": "tensor of another kind of device",
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": "tensor of another kind of device",
+    "torch.serialization._get_layout": "layout",
 }
 _QUANTIZERS = (
     *("per_tensor_affine", "per_tensor_symmetric", "per_channel_affine", "per_channel_symmetric"),
@@ -99,7 +99,7 @@ def _strided(budget: Budget, storage: Any, dtype: Any, offset: Any, size: Any, s
     if count and (end * dtype.itemsize > len(storage.data) or start % dtype.itemsize):
         raise UnsafePickle("it has a tensor that is larger than its data")
     if str(dtype).startswith("torch.q"):
-        return Foreign("a quantized tensor")
+        return Foreign("quantized tensor")
     budget.spend_data(count * dtype.itemsize)
     if not count:
         return torch.empty(size, dtype=dtype)
@@ -131,7 +131,7 @@ def _tensor_v2(
     metadata: Any = None,
 ) -> Any:
     tensor = _tensor(budget, storage, offset, size, stride)
-    return Foreign("a tensor that is conjugated when it is read") if metadata else tensor
+    return Foreign("conjugated tensor") if metadata else tensor
 
 
 def _tensor_v3(
@@ -146,7 +146,7 @@ def _tensor_v3(
     metadata: Any = None,
 ) -> Any:
     tensor = _strided(budget, storage, dtype, offset, size, stride)
-    return Foreign("a tensor that is conjugated when it is read") if metadata else tensor
+    return Foreign("conjugated tensor") if metadata else tensor
 
 
 def _parameter(budget: Budget, data: Any, requires_grad: Any, hooks: Any, state: Any = None) -> Any:
@@ -159,7 +159,7 @@ def _of_class(budget: Budget, function: Any, tensor_class: Any, args: Any, state
     """A tensor with attributes, or of a class of its own."""
     name = getattr(tensor_class, "name", "a class of its own")
     if name not in _DENSE_CLASSES:
-        return Foreign(f"a tensor of {name}")
+        return Foreign(f"tensor of {name}")
     if not isinstance(function, Function) or type(args) is not tuple:
         raise UnsafePickle("it makes a tensor in another way than torch")
     return _parameter(budget, function(budget, *args), None, None)

@@ -2,6 +2,7 @@
 
 import functools
 import textwrap
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -12,7 +13,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from retina_plugin.checkpoint import CheckpointError, read_checkpoint
-from retina_plugin.checkpoint.converters import TARGETS, convert, detect_source
+from retina_plugin.checkpoint.compare import differing_types, strip_wrappers
+from retina_plugin.checkpoint.converters import TARGETS, convert, detect_source, recognizes_source
 from retina_plugin.checkpoint.converters.conversion import Conversion, Weights
 from retina_plugin.config import get_cfg, read_config
 from retina_plugin.core.files import atomic_write
@@ -41,7 +43,7 @@ def convert_file(
         CheckpointError: the weights cannot be converted, or one of the files exists. Nothing is written.
     """
     weights_path, config_path = _destination(dst)
-    checkpoint = read_checkpoint(src, allow_pickle=allow_pickle)
+    checkpoint = _read(src, allow_pickle)
     try:
         source = source or detect_source(checkpoint["model"])
         conversion = convert(checkpoint, source, norm_eps)
@@ -77,7 +79,7 @@ def export_file(
         CheckpointError: the other framework cannot compute the same, or one of the files exists. Nothing is written.
     """
     weights_path, config_path = _destination(dst)
-    checkpoint = read_checkpoint(src, allow_pickle=allow_pickle)
+    checkpoint = _read(src, allow_pickle)
     lines = []
     try:
         conversion = TARGETS[target].export(
@@ -92,6 +94,13 @@ def export_file(
         raise CheckpointError(f"{src}: {error}") from error.__cause__
     lines.append(f"{len(checkpoint['model'])} weights became {len(conversion.model)} of {target}.")
     return "\n".join([*lines, *(f"- {note}" for note in conversion.notes)])
+
+
+def _read(src: Path, allow_pickle: bool) -> dict[str, Any]:
+    checkpoint = read_checkpoint(src, allow_pickle=allow_pickle, allow_pickle_option="--allow-pickle")
+    weights = OrderedDict(checkpoint["model"])
+    strip_wrappers(weights, recognizes_source)
+    return {**checkpoint, "model": weights}
 
 
 def _destination(dst: Path) -> tuple[Path, Path]:
@@ -148,8 +157,10 @@ def _check_fits(config: CfgNode, model: Weights) -> None:
     with torch.device("meta"):  # no memory, no time
         built = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).state_dict()
     shapes = {name: tuple(value.shape) for name, value in built.items() if name != "loss_normalizer.ema"}
+    tensors = {name: torch.as_tensor(value) for name, value in model.items()}
     problems = [f"{name} is missing" for name in sorted(shapes.keys() - model.keys())]
     problems += [f"{name} belongs to no part of the detector" for name in sorted(model.keys() - shapes.keys())]
+    problems += differing_types(tensors, built)
     problems += [
         f"{name} has the shape {tuple(value.shape)} instead of {shapes[name]}"
         for name, value in sorted(model.items())

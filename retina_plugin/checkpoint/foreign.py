@@ -6,13 +6,15 @@ takes whatever the pickle gives it, and keeps nothing but the name of the class.
 
 import re
 import sys
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 from retina_plugin.checkpoint.stand_ins import Budget, ForbiddenGlobal, Function
 
 _MODULE_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
-_CLASS_NAME = re.compile(r"_*[A-Z]\w*(\._*[A-Z]\w*)*", re.ASCII)
+# Also its methods, classes within it, and Cython's constructors.
+_CLASS_NAME = re.compile(r"(__pyx_unpickle_)?_*[A-Z]\w*(\.\w+)*", re.ASCII)
 # Values of the standard library. Its other classes start processes, open files and connections.
 _INERT_NAMES = frozenset(
     (
@@ -62,9 +64,9 @@ def foreign_kinds(value: Any) -> list[str]:
     """Return the kinds of the placeholders within containers, each once."""
     found: dict[str, None] = {}
     seen: set[int] = set()
-    pending = [value]
+    pending = deque([value])
     while pending:
-        item = pending.pop()
+        item = pending.popleft()
         if isinstance(item, Foreign):
             found[item.kind] = None
         elif isinstance(item, (Mapping, list, tuple, set, frozenset)) and id(item) not in seen:

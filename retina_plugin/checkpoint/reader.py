@@ -33,7 +33,7 @@ def read_checkpoint(
     ================================  =============================================================================
     content                           read as
     ================================  =============================================================================
-    ``torch.save``, also before 1.6   ``torch.load(weights_only=True)``, with numpy arrays and scalars admitted
+    ``torch.save``, also before 1.6   Detectron2's own checkpoints, if it has ``model``, or a state dict
     the same with ``state_dict``      that as ``model``: mmdetection, Lightning
     the same with ``model_state``     a backbone of pycls, to be matched by name (``matching_heuristics``)
     pickle with ``model``             Detectron2's model zoo
@@ -42,8 +42,9 @@ def read_checkpoint(
     safetensors                       tensors by name; needs the package ``safetensors``
     ================================  =============================================================================
 
-    Pickles are read by :mod:`retina_plugin.checkpoint.safe_pickle`. The content decides; the name of the file does not
-    matter.
+    Pickles, also those within the files of torch, are read by :mod:`retina_plugin.checkpoint.safe_pickle`: tensors,
+    arrays, numbers, text and containers of them, while objects of other classes become placeholders. The content decides;
+    the name of the file does not matter.
 
     Args:
         path: a path, or an address; see :func:`~retina_plugin.checkpoint.weights_path.resolve_weights`.

@@ -100,7 +100,9 @@ class _LegacyStorages:
         self._left = file_size
         self._storages: dict[str, Storage] = {}
 
-    def declare(self, persistent_id: Any) -> Storage:
+    def declare(self, persistent_id: Any) -> Any:
+        if type(persistent_id) is tuple and len(persistent_id) == 4 and persistent_id[0] == "module":
+            return persistent_id[1]  # the class of a module, with its source
         kind, key, count, view = _describe(persistent_id)
         size = kind.dtype.itemsize
         if key not in self._storages:

@@ -13,9 +13,11 @@ from retina_plugin.checkpoint.foreign import foreign_kinds
 from retina_plugin.checkpoint.load_plan import LoadPlan
 from retina_plugin.checkpoint.reader import read_checkpoint
 from retina_plugin.checkpoint.weights_only import to_weights_only
-from retina_plugin.core.errors import CheckpointError
-from retina_plugin.core.files import atomic_write, remove_unfinished
+from retina_plugin.core.errors import CheckpointError, FileError
+from retina_plugin.core.files import atomic_write, remove_unfinished, require_regular_file
 from retina_plugin.core.text import list_some
+
+_LONGEST_NAME = 255  # bytes, of a file
 
 
 class RetinaCheckpointer(DetectionCheckpointer):
@@ -125,8 +127,50 @@ class RetinaCheckpointer(DetectionCheckpointer):
         path, name = os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename.encode()
         atomic_write(path, lambda file: file.write(name), path_manager=self.path_manager)
 
+    def has_checkpoint(self) -> bool:
+        """Return whether ``save_dir`` has a ``last_checkpoint``, of whatever kind and content.
+
+        Raises:
+            CheckpointError: the folder cannot be searched.
+        """
+        path = os.path.join(self.save_dir, "last_checkpoint")
+        if "://" in path:
+            return self.path_manager.exists(path)
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read ({error})") from error
+        return True
+
+    def get_checkpoint_file(self) -> str:
+        """Return the path of the file that ``last_checkpoint`` names; empty if there is none.
+
+        Raises:
+            CheckpointError: ``last_checkpoint`` cannot be read, or does not name a file of its folder.
+        """
+        if not self.has_checkpoint():
+            return ""
+        path = os.path.join(self.save_dir, "last_checkpoint")
+        try:
+            if "://" not in path:
+                require_regular_file(path)
+            with self.path_manager.open(path, "rb") as file:
+                content = file.read(_LONGEST_NAME + 1)
+        except FileError as error:
+            raise CheckpointError(f"{error}: it should name the checkpoint to go on from") from error
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read ({error})") from error
+        name = content.decode(errors="replace").strip()
+        if len(content) > _LONGEST_NAME or not name.isprintable() or os.path.basename(name) in ("", ".", ".."):
+            raise CheckpointError(f"{path} does not name a checkpoint, but has {content[:40]!r}")
+        if os.path.basename(name) != name:
+            raise CheckpointError(f"{path} names {name}, which is not in its folder")
+        return os.path.join(self.save_dir, name)
+
     def _load_file(self, filename: str) -> dict[str, Any]:
-        return read_checkpoint(filename, allow_pickle=self.allow_pickle)
+        return read_checkpoint(filename, allow_pickle=self.allow_pickle, path_manager=self.path_manager)
 
     def _change(self, plan: LoadPlan, states: dict[str, Any], path: str) -> list[str]:
         """Load model and checkpointables, or none of them; returns the names of weights that the file lacks."""

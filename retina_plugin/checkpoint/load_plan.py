@@ -54,8 +54,8 @@ class LoadPlan:
                 (integers in place of floating-point ones); nothing fits; with ``strict``, keys are missing or
                 unexpected, or the classes differ.
         """
+        weights, by_name = _rename_for(model, checkpoint)
         expected = model.state_dict()
-        weights, by_name = _rename_for(expected, checkpoint)
         if wrong := differing_types(weights, expected):
             raise CheckpointError(
                 f"another kind of numbers in {len(wrong)} of its tensors: {list_some(wrong, 3, '; ')}"
@@ -101,11 +101,9 @@ class LoadPlan:
         return "\n".join(part for part in parts if part)
 
 
-def _rename_for(
-    expected: Mapping[str, Tensor], checkpoint: Mapping[str, Any]
-) -> "tuple[OrderedDict[str, Tensor], bool]":
+def _rename_for(model: nn.Module, checkpoint: Mapping[str, Any]) -> "tuple[OrderedDict[str, Tensor], bool]":
     """The weights under the model's names, and whether these were matched by heuristics."""
-    weights = checkpoint["model"]
+    weights, expected = checkpoint["model"], model.state_dict()
     tensors: Any = OrderedDict((key, torch.as_tensor(value)) for key, value in weights.items())
     if hasattr(weights, "_metadata"):  # format versions of the modules
         tensors._metadata = weights._metadata.copy()

@@ -14,7 +14,7 @@ from retina_plugin.checkpoint.compare import FLOATS
 from retina_plugin.checkpoint.foreign import Foreign, foreign_kinds
 from retina_plugin.checkpoint.stand_ins import ForbiddenGlobal, UnsafePickle
 from retina_plugin.checkpoint.torch_files import load_legacy, load_zip
-from retina_plugin.checkpoint.weights_path import resolve_weights
+from retina_plugin.checkpoint.weights_path import resolve_weights, split_query
 from retina_plugin.core.errors import CheckpointError
 from retina_plugin.core.text import list_some
 
@@ -26,7 +26,11 @@ _NUMBER_KINDS = "biufc"
 
 
 def read_checkpoint(
-    path: str | os.PathLike, *, allow_pickle: bool = False, allow_pickle_option: str = "MODEL.WEIGHTS_ALLOW_PICKLE True"
+    path: str | os.PathLike,
+    *,
+    allow_pickle: bool = False,
+    allow_pickle_option: str = "MODEL.WEIGHTS_ALLOW_PICKLE True",
+    path_manager: Any | None = None,
 ) -> dict[str, Any]:
     """Read weights, and what else their file has.
 
@@ -43,13 +47,15 @@ def read_checkpoint(
     ================================  =============================================================================
 
     Pickles, also those within the files of torch, are read by :mod:`retina_plugin.checkpoint.safe_pickle`: tensors,
-    arrays, numbers, text and containers of them, while objects of other classes become placeholders. The content decides;
-    the name of the file does not matter.
+    arrays, numbers, text and containers of them, while objects of other classes become placeholders. The content
+    decides; the name of the file does not matter.
 
     Args:
-        path: a path, or an address; see :func:`~retina_plugin.checkpoint.weights_path.resolve_weights`.
+        path: a path, or an address; see :func:`~retina_plugin.checkpoint.weights_path.resolve_weights`. With
+            ``?matching_heuristics=True`` at its end, the names are matched as those of other models.
         allow_pickle: read also what names functions and classes that may do anything, with a warning.
         allow_pickle_option: how the user sets ``allow_pickle``, for the error.
+        path_manager: fetches addresses; None for Detectron2's ``PathManager``.
 
     Returns:
         dict: ``model``, a dict name -> finite tensor on the CPU or numpy array of numbers, and whatever else the file
@@ -58,12 +64,15 @@ def read_checkpoint(
     Raises:
         CheckpointError: the file is not there, not weights, damaged, or unsafe; values are not finite or no tensors.
     """
-    file = resolve_weights(path)
+    address, by_heuristics = split_query(path)
+    file = resolve_weights(address, path_manager)
     try:
         checkpoint = _as_checkpoint(*_read(file, allow_pickle, allow_pickle_option))
+        if by_heuristics:
+            checkpoint["matching_heuristics"] = True
         _check_model(checkpoint["model"])
     except formats.Unreadable as error:
-        where = "" if file == os.fspath(path) else f" (the file is {file})"
+        where = "" if file == address else f" (the file is {file})"
         raise CheckpointError(f"weights {path}: {error}{where}") from error.__cause__
     except OSError as error:
         raise CheckpointError(f"weights {path}: they cannot be read ({error})") from error

@@ -9,7 +9,8 @@ PROTO = b"\x80\x02"
 
 
 def text(value):
-    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+    content = value.encode(errors="surrogatepass")
+    return b"X" + struct.pack("<I", len(content)) + content
 
 
 def data(value):

@@ -62,7 +62,7 @@ def names_in_file(
         return tuple(names)
     if layer is None or layer.keys[0] not in weights:
         return None
-    rows = len(weights[layer.keys[0]])
+    rows = weights[layer.keys[0]].shape[:1].numel()  # 1 for a scalar
     of_zoo = "__author__" in checkpoint and not checkpoint.get("matching_heuristics", False)
     return COCO_NAMES if of_zoo and rows == layer.num_anchors * len(COCO_NAMES) else None
 

@@ -159,7 +159,7 @@ def _remap_classes(
         return [], ""
     fresh = model.state_dict()
     for key in keys:
-        if weights[key].shape[1:] != fresh[key].shape[1:] or len(weights[key]) != rows:
+        if weights[key].shape != (rows, *fresh[key].shape[1:]):
             return [], ""  # another width, which the check of shapes reports
     for key in keys:
         weights[key] = take_rows(fresh[key].cpu(), weights[key], sources, num_anchors)

@@ -7,12 +7,14 @@ from collections import OrderedDict
 import pytest
 import torch
 from torch import nn
+from torchvision.models.detection import retinanet_resnet50_fpn
 
 from retina_plugin.checkpoint import CheckpointError, RetinaCheckpointer
+from retina_plugin.checkpoint.class_remap import COCO_NAMES
 from retina_plugin.checkpoint.compare import strip_wrappers
 from retina_plugin.tools.convert.run import convert_file
 
-from .conftest import assert_same, copies
+from .conftest import assert_same, copies, small_model
 
 NAME = "2.weight"
 NUMBERS = {
@@ -146,6 +148,36 @@ def test_converting_refuses_integers_too(tmp_path):
     torch.save({name: torch.ones(9, 4, 3, 3, dtype=torch.int8) for name in names}, tmp_path / "m.pth")
     with pytest.raises(CheckpointError, match=f"{names[0]} is torch.int8 in the file and floating-point in the"):
         convert_file(tmp_path / "m.pth", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.pth"]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_class_layer_of_any_other_shape_is_refused(name, strict, tmp_path):
+    model = small_model()
+    weights = copies(model)
+    for shape in ((), (0,), (720, 0), (80, 32, 3, 3)):
+        other = {**weights, f"head.cls_score.{name}": torch.ones(shape)}
+        for more in ({}, {"__author__": "Detectron2 Model Zoo"}, {"class_names": list(COCO_NAMES)}):
+            torch.save({"model": other, **more}, tmp_path / "m.pth")
+            with pytest.raises(CheckpointError, match=rf"head.cls_score.{name}(:| has) "):
+                RetinaCheckpointer(model, strict=strict, class_names=COCO_NAMES).load(str(tmp_path / "m.pth"))
+            assert_same(model.state_dict(), weights)
+
+
+@pytest.mark.parametrize("shape", [None, (), (0,), (7, 3)])
+def test_converting_says_in_a_line_which_tensor_is_missing_or_of_another_shape(shape, tmp_path):
+    with torch.device("meta"):
+        state = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3).state_dict()
+    for name in (
+        *("head.classification_head.cls_logits.bias", "head.regression_head.bbox_reg.weight"),
+        *("backbone.fpn.extra_blocks.p6.weight", "backbone.body.layer1.0.conv2.weight"),
+    ):
+        other = {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in state.items() if key != name}
+        torch.save({**other, **({} if shape is None else {name: torch.ones(shape)})}, tmp_path / "m.pth")
+        with pytest.raises(CheckpointError, match=f"^{re.escape(str(tmp_path))}/m.pth: ") as error:
+            convert_file(tmp_path / "m.pth", tmp_path / "out")
+        assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["m.pth"]
 
 

@@ -1,9 +1,10 @@
 """Converts files of weights. Weights and configuration are checked against each other before either is written."""
 
+import contextlib
 import functools
 import textwrap
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +18,7 @@ from retina_plugin.checkpoint.compare import differing_types, strip_wrappers
 from retina_plugin.checkpoint.converters import TARGETS, convert, detect_source, recognizes_source
 from retina_plugin.checkpoint.converters.conversion import Conversion, Weights
 from retina_plugin.config import get_cfg, read_config
+from retina_plugin.core.errors import UserError
 from retina_plugin.core.files import atomic_write
 from retina_plugin.core.text import list_some
 from retina_plugin.model_zoo import get_config_file
@@ -44,13 +46,11 @@ def convert_file(
     """
     weights_path, config_path = _destination(dst)
     checkpoint = _read(src, allow_pickle)
-    try:
+    with _errors_of(src):
         source = source or detect_source(checkpoint["model"])
         conversion = convert(checkpoint, source, norm_eps)
         base = yaml.safe_load(Path(get_config_file("Base-RetinaNet")).read_text())
         _write(src, source, conversion, base, weights_path, config_path)
-    except CheckpointError as error:
-        raise CheckpointError(f"{src}: {error}") from error.__cause__
     numbers = f"{len(checkpoint['model'])} weights of {source} became {len(conversion.model)} of FocalRetinaNet."
     return "\n".join([str(config_path.resolve()), numbers, *(f"- {note}" for note in conversion.notes)])
 
@@ -80,20 +80,31 @@ def export_file(
     """
     weights_path, config_path = _destination(dst)
     checkpoint = _read(src, allow_pickle)
+    cfg = read_config(str(config_file or _config_beside(src)), (), imports)
     lines = []
-    try:
-        conversion = TARGETS[target].export(
-            checkpoint, read_config(str(config_file or _config_beside(src)), (), imports)
-        )
+    with _errors_of(src):
+        conversion = TARGETS[target].export(checkpoint, cfg)
         if conversion.config:
             _write(src, "retina_plugin", conversion, {}, weights_path, config_path)
             lines.append(str(config_path.resolve()))
         else:  # torchvision's files are nothing but weights
             _save(conversion.model, weights_path)
-    except CheckpointError as error:
-        raise CheckpointError(f"{src}: {error}") from error.__cause__
     lines.append(f"{len(checkpoint['model'])} weights became {len(conversion.model)} of {target}.")
     return "\n".join([*lines, *(f"- {note}" for note in conversion.notes)])
+
+
+@contextlib.contextmanager
+def _errors_of(src: Path) -> Iterator[None]:
+    """Let errors of a conversion begin with the name of the file."""
+    try:
+        yield
+    except OSError:
+        raise
+    except UserError as error:
+        raise CheckpointError(f"{src}: {error}") from error.__cause__
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split("Exception raised from")[0].split())
+        raise CheckpointError(f"{src}: a tensor is missing, or has a shape that no RetinaNet has ({reason})") from error
 
 
 def _read(src: Path, allow_pickle: bool) -> dict[str, Any]:

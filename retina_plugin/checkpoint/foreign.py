@@ -24,8 +24,9 @@ _INERT_NAMES = frozenset(
         *(f"numpy.random._pickle.__{kind}_ctor" for kind in ("bit_generator", "generator", "randomstate")),
     )
 )
-_INERT_MODULES = frozenset(("datetime", "pathlib", "pathlib._local", "typing"))
-_NUMPY_SCALAR = re.compile(r"numpy\.(bool|u?int|float|complex)\w*", re.ASCII)
+_INERT_VALUE = re.compile(
+    r"(datetime|pathlib|pathlib\._local|typing)\.\w+|numpy\.(bool|u?int|float|complex)\w*", re.ASCII
+)
 
 
 class Foreign:
@@ -56,7 +57,7 @@ def foreign_class(module: str, name: str) -> Function | None:
         and module.partition(".")[0] not in sys.stdlib_module_names
         and _CLASS_NAME.fullmatch(name)
     )
-    is_value = full_name in _INERT_NAMES or module in _INERT_MODULES or _NUMPY_SCALAR.fullmatch(full_name)
+    is_value = full_name in _INERT_NAMES or _INERT_VALUE.fullmatch(full_name)
     return Function(full_name, lambda budget, *args: _instance(full_name, args)) if is_class or is_value else None
 
 

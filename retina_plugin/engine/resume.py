@@ -8,7 +8,6 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
-from detectron2.utils.file_io import PathManager
 
 from retina_plugin.checkpoint import CheckpointError, RetinaCheckpointer
 from retina_plugin.checkpoint.reader import read_checkpoint
@@ -44,7 +43,7 @@ def find_checkpoint(checkpointer: RetinaCheckpointer) -> str | None:
             return path
         except CheckpointError as error:
             raise explain(error, checkpointer) from error.__cause__
-    if _checkpoints(checkpointer.save_dir):
+    if _checkpoints(checkpointer):
         problem = f"--resume: {checkpointer.save_dir} has checkpoints, but no file last_checkpoint that names one"
         raise CheckpointError(f"{problem}\n{_way_out(checkpointer)}")
     return None
@@ -101,9 +100,10 @@ def restore_metrics(storage: EventStorage, state: dict[str, Any]) -> None:
     storage.iter = now
 
 
-def _checkpoints(folder: str) -> list[str]:
+def _checkpoints(checkpointer: RetinaCheckpointer) -> list[str]:
+    folder, manager = checkpointer.save_dir, checkpointer.path_manager
     try:
-        names = PathManager.ls(folder) if PathManager.isdir(folder) else []
+        names = manager.ls(folder) if manager.isdir(folder) else []
     except OSError as error:
         raise CheckpointError(f"--resume: {folder} cannot be read ({error})") from error
     return [os.path.join(folder, name) for name in names if re.fullmatch(r"model_.*\.pth", name)]
@@ -124,7 +124,7 @@ def _way_out(checkpointer: RetinaCheckpointer) -> str:
 
 def _newest_checkpoint(checkpointer: RetinaCheckpointer) -> tuple[int, str] | None:
     """The last iteration of the newest whole checkpoint, by iteration, and its path."""
-    numbers = {path: re.search(r"model_(\d{1,18})\.pth$", path) for path in _checkpoints(checkpointer.save_dir)}
+    numbers = {path: re.search(r"model_(\d{1,18})\.pth$", path) for path in _checkpoints(checkpointer)}
     numbered = sorted(((int(number[1]), path) for path, number in numbers.items() if number), reverse=True)
     others = [(_iteration(path, checkpointer), path) for path, number in numbers.items() if not number]
     newest = max(((iteration, path) for iteration, path in others if iteration is not None), default=None)

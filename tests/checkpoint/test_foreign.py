@@ -151,6 +151,7 @@ def test_nothing_is_imported(tmp_path, monkeypatch):
         *[("builtins", "eval"), ("builtins", "type"), ("operator", "methodcaller"), ("numpy", "fromfile")],
         *[("torch", "load"), ("torch.hub", "load"), ("yaml", "unsafe_load"), ("pandas", "read_pickle")],
         *[("nt", "system"), ("pip", "main"), ("mmengine.utils", "import_modules"), ("Module.Sub", "function")],
+        *[("pathlib", "os.system"), ("datetime", "sys.exit"), ("typing", "x\x1b[31m"), ("builtins", "print")],
         *[("os.path", "Xy"), ("a b", "Config"), ("", "Config"), ("x\x1b[31m", "Config"), ("mmengine", "Config\n.x")],
     ],
 )

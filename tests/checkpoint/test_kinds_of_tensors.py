@@ -158,27 +158,31 @@ def test_a_class_layer_of_any_other_shape_is_refused(name, strict, tmp_path):
     weights = copies(model)
     for shape in ((), (0,), (720, 0), (80, 32, 3, 3)):
         other = {**weights, f"head.cls_score.{name}": torch.ones(shape)}
-        for more in ({}, {"__author__": "Detectron2 Model Zoo"}, {"class_names": list(COCO_NAMES)}):
+        for more in ({"__author__": "Detectron2 Model Zoo"}, {"class_names": list(COCO_NAMES)}):
             torch.save({"model": other, **more}, tmp_path / "m.pth")
             with pytest.raises(CheckpointError, match=rf"head.cls_score.{name}(:| has) "):
                 RetinaCheckpointer(model, strict=strict, class_names=COCO_NAMES).load(str(tmp_path / "m.pth"))
             assert_same(model.state_dict(), weights)
 
 
-@pytest.mark.parametrize("shape", [None, (), (0,), (7, 3)])
-def test_converting_says_in_a_line_which_tensor_is_missing_or_of_another_shape(shape, tmp_path):
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        ("head.classification_head.cls_logits.bias", ()),
+        ("head.regression_head.bbox_reg.weight", None),
+        ("head.regression_head.bbox_reg.bias", (0,)),
+        ("backbone.fpn.extra_blocks.p6.weight", (7,)),
+        ("backbone.body.layer1.0.conv2.weight", (7, 0)),
+    ],
+)
+def test_converting_says_in_a_line_what_is_missing_or_of_another_shape(name, shape, tmp_path):
     with torch.device("meta"):
         state = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3).state_dict()
-    for name in (
-        *("head.classification_head.cls_logits.bias", "head.regression_head.bbox_reg.weight"),
-        *("backbone.fpn.extra_blocks.p6.weight", "backbone.body.layer1.0.conv2.weight"),
-    ):
-        other = {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in state.items() if key != name}
-        torch.save({**other, **({} if shape is None else {name: torch.ones(shape)})}, tmp_path / "m.pth")
-        with pytest.raises(CheckpointError, match=f"^{re.escape(str(tmp_path))}/m.pth: ") as error:
-            convert_file(tmp_path / "m.pth", tmp_path / "out")
-        assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["m.pth"]
+    other = {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in state.items() if key != name}
+    torch.save({**other, **({} if shape is None else {name: torch.ones(shape)})}, tmp_path / "m.pth")
+    with pytest.raises(CheckpointError, match=f"^{re.escape(str(tmp_path))}/m.pth: ") as error:
+        convert_file(tmp_path / "m.pth", tmp_path / "out")
+    assert "\n" not in str(error.value) and [path.name for path in tmp_path.iterdir()] == ["m.pth"]
 
 
 WRAPPERS = ["module.", "model.", "_orig_mod.", "module.model.", "module._orig_mod."]

@@ -161,7 +161,7 @@ def _bytes(kind: type) -> Any:
 
 def _encode(budget: Budget, text: Any, encoding: Any = None) -> bytes:  # how bytes are pickled up to protocol 2
     if type(text) is not str or encoding not in ("latin1", "latin-1"):
-        raise UnsafePickle(f"it has bytes in the encoding {str(encoding)[:20]!r}")
+        raise UnsafePickle("it has bytes in another encoding than latin1")
     budget.spend_data(len(text))
     return text.encode("latin1")
 

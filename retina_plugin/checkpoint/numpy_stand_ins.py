@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from retina_plugin.checkpoint.stand_ins import Budget, Function, Unfinished, UnsafePickle
+from retina_plugin.checkpoint.stand_ins import Budget, Function, Unfinished, UnsafePickle, are_sizes
 
 
 class Dtype(Unfinished):
@@ -19,10 +19,12 @@ class Dtype(Unfinished):
 
     __slots__ = ("_dtype",)
 
-    def __init__(self, name: str):
+    def __init__(self, name: Any):
         super().__init__()
-        if not isinstance(name, str) or not re.fullmatch(r"[<>=|]?[biufcSUO]\d{0,5}", name):
-            raise UnsafePickle(f"it has an array of type {str(name)[:40]!r}, which are no plain numbers")
+        if not isinstance(name, str):
+            raise UnsafePickle("it has an array of a type without a name")
+        if not re.fullmatch(r"[<>=|]?[biufcSUO]\d{0,5}", name):
+            raise UnsafePickle(f"it has an array of type {name[:40]!a}, which are no plain numbers")
         self._dtype = np.dtype(name)
 
     def _take(self, budget: Budget, state: Any) -> None:
@@ -72,7 +74,7 @@ class Array(Unfinished):
 def _copy_array(budget: Budget, data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     """Return a new array in this machine's byte order."""
     dtype, data = _dtype_of(dtype), _as_bytes(budget, data)
-    if type(shape) is not tuple or any(type(size) is not int or size < 0 for size in shape):
+    if not are_sizes(shape):
         raise UnsafePickle("it has an array whose shape is not a tuple of numbers")
     if dtype.itemsize * math.prod(shape) != len(data):
         raise UnsafePickle(f"it has an array of shape {shape[:5]} with {len(data)} bytes")

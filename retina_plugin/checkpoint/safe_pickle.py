@@ -25,6 +25,7 @@ from retina_plugin.checkpoint.torch_stand_ins import TORCH, torch_global
 #: Name with module -> what is called for it.
 ADMITTED: dict[str, Function] = {**CONTAINERS, **NUMPY, **TORCH}
 
+_LONGEST_NAME = 300
 _GETATTR = Function("builtins.getattr", get_attribute)
 # Bytes that one-byte instructions allocate. The others are not longer than eight times what they take of the file.
 _COSTS = {
@@ -102,6 +103,8 @@ class _Unpickler(_PythonUnpickler):
             self.persistent_load = persistent_load
 
     def find_class(self, module, name):
+        if len(module) + len(name) > _LONGEST_NAME:  # reading it again and again would take for ever
+            raise ForbiddenGlobal(f"a function or class by {len(module) + len(name)} letters")
         # Up to protocol 2, modules have their names of Python 2.
         module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         full_name = f"{module}.{name}"
@@ -110,7 +113,7 @@ class _Unpickler(_PythonUnpickler):
             return _GETATTR
         found = ADMITTED.get(full_name) or torch_global(module, name) or foreign_class(module, name)
         if found is None:
-            printable = full_name if re.fullmatch(r"[\w.<>]{1,200}", full_name) else ascii(full_name[:200])
+            printable = full_name if re.fullmatch(r"[\w.<>]+", full_name) else ascii(full_name)
             raise ForbiddenGlobal(self._undecided or printable)
         return found
 

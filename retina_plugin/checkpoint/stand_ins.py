@@ -8,6 +8,8 @@ _ALLOWED_GROWTH = 32  # bytes for each byte of the file; a list of two numbers t
 _ALLOWED_ALWAYS = 2**20
 _DATA_COST = 4  # arrays and tensors: a file may refer to all its data as often as _ALLOWED_GROWTH / _DATA_COST times
 
+_MAX_DIMENSIONS = 64  # numpy's and torch's own limit
+
 
 class UnsafePickle(pickle.UnpicklingError):
     """A pickle that is more than numbers, text and containers of them."""
@@ -85,3 +87,12 @@ class Unfinished:
 
     def _take(self, budget: Budget, state: Any) -> None:
         raise NotImplementedError
+
+
+def are_sizes(values: Any) -> bool:
+    """Return whether this is a shape: a short tuple of numbers that are not negative, nor larger than a memory."""
+    return (
+        isinstance(values, tuple)
+        and len(values) <= _MAX_DIMENSIONS
+        and all(type(value) is int and 0 <= value < 2**62 for value in values)
+    )

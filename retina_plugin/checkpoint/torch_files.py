@@ -65,12 +65,13 @@ class _Archive:
             self._storages[key] = _in_native_order(self._read(f"data/{key}"), kind.dtype, self._is_native)
         data = self._storages[key]
         if len(data) != count * kind.dtype.itemsize:
-            raise Unreadable(f"this file is damaged: its entry data/{key} has {len(data)} bytes. Get it again")
+            raise Unreadable(f"this file is damaged: one of its storages has {len(data)} bytes. Get it again")
         return Storage(data, kind.dtype)
 
     def _read(self, name: str) -> torch.Tensor:
         """The bytes of an entry."""
         entry = self._entries.get(self._folder + name)
+        name = name if name.isprintable() and len(name) < 80 else ascii(name[:80])
         if entry is None:
             raise Unreadable(f"this file is damaged: its entry {name} is missing. Get it again")
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
@@ -125,7 +126,7 @@ class _LegacyStorages:
             storage = self._storages[key]
             count = int.from_bytes(file.read(8), "little")
             if count * storage.dtype.itemsize != len(storage.data):
-                raise UnsafePickle(f"its storage {key[:20]} has another size than its tensors")
+                raise UnsafePickle(f"its storage {key[:20]!a} has another size than its tensors")
             data = _read_bytes(file, len(storage.data))
             storage.data.copy_(_in_native_order(data, storage.dtype, sys.byteorder == "little"))
 

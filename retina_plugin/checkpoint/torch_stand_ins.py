@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from retina_plugin.checkpoint.foreign import Foreign
-from retina_plugin.checkpoint.stand_ins import Budget, Function, UnsafePickle
+from retina_plugin.checkpoint.stand_ins import Budget, Function, UnsafePickle, are_sizes
 
 _STORAGES = {
     **{"BFloat16Storage": torch.bfloat16, "BoolStorage": torch.bool, "ByteStorage": torch.uint8},
@@ -21,7 +21,6 @@ _STORAGES = {
     **{"QInt32Storage": torch.qint32, "QInt8Storage": torch.qint8, "QUInt2x4Storage": torch.quint2x4},
     **{"QUInt4x2Storage": torch.quint4x2, "QUInt8Storage": torch.quint8, "UntypedStorage": torch.uint8},
 }
-_MAX_DIMENSIONS = 64  # torch's own limit for what most functions take
 _DENSE_CLASSES = ("torch.Tensor", "torch.nn.parameter.Parameter")
 _OTHER_TENSORS = {
     "torch._utils._rebuild_qtensor": "quantized tensor",
@@ -92,7 +91,7 @@ def _strided(budget: Budget, storage: Any, dtype: Any, offset: Any, size: Any, s
     """Return a tensor on a storage's bytes, which it must lie within."""
     if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype):
         raise UnsafePickle("it has a tensor without a storage or a type")
-    if not _are_sizes((offset,)) or not _are_sizes(size) or not _are_sizes(stride) or len(size) != len(stride):
+    if not are_sizes((offset,)) or not are_sizes(size) or not are_sizes(stride) or len(size) != len(stride):
         raise UnsafePickle("it has a tensor whose shape is no tuple of numbers")
     end = offset + 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     count, start = math.prod(size), storage.data.storage_offset()
@@ -105,14 +104,6 @@ def _strided(budget: Budget, storage: Any, dtype: Any, offset: Any, size: Any, s
         return torch.empty(size, dtype=dtype)
     return torch.empty(0, dtype=dtype).set_(
         storage.data.untyped_storage(), start // dtype.itemsize + offset, size, stride
-    )
-
-
-def _are_sizes(values: Any) -> bool:
-    return (
-        isinstance(values, tuple)
-        and len(values) <= _MAX_DIMENSIONS
-        and all(type(value) is int and 0 <= value < 2**62 for value in values)
     )
 
 
@@ -166,7 +157,7 @@ def _of_class(budget: Budget, function: Any, tensor_class: Any, args: Any, state
 
 
 def _size(budget: Budget, sizes: Any = ()) -> torch.Size:
-    if not _are_sizes(sizes):
+    if not are_sizes(sizes):
         raise UnsafePickle("it has a size that is no tuple of numbers")
     return torch.Size(sizes)
 

@@ -9,11 +9,15 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from retina_plugin.checkpoint.foreign import foreign_kinds
 from retina_plugin.checkpoint.load_plan import LoadPlan
 from retina_plugin.checkpoint.reader import read_checkpoint
 from retina_plugin.checkpoint.weights_only import to_weights_only
-from retina_plugin.core.errors import CheckpointError
-from retina_plugin.core.files import atomic_write, remove_unfinished
+from retina_plugin.core.errors import CheckpointError, FileError
+from retina_plugin.core.files import atomic_write, remove_unfinished, require_regular_file
+from retina_plugin.core.text import list_some
+
+_LONGEST_NAME = 255  # bytes, of a file
 
 
 class RetinaCheckpointer(DetectionCheckpointer):
@@ -79,6 +83,11 @@ class RetinaCheckpointer(DetectionCheckpointer):
         checkpoint = self._load_file(path)
         names = self.checkpointables if checkpointables is None else checkpointables
         names = [name for name in names if name in checkpoint]
+        if left_out := foreign_kinds([checkpoint[name] for name in names]):
+            raise CheckpointError(
+                f"weights {path}: the state of the run has objects that are not read ({list_some(left_out, 5)}). If "
+                "you trust the file, MODEL.WEIGHTS_ALLOW_PICKLE True reads them"
+            )
         try:
             plan = LoadPlan.make(self.model, checkpoint, self.strict or bool(names), self.class_names)
         except CheckpointError as error:
@@ -118,25 +127,68 @@ class RetinaCheckpointer(DetectionCheckpointer):
         path, name = os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename.encode()
         atomic_write(path, lambda file: file.write(name), path_manager=self.path_manager)
 
+    def has_checkpoint(self) -> bool:
+        """Return whether ``save_dir`` has a ``last_checkpoint``, of whatever kind and content.
+
+        Raises:
+            CheckpointError: the folder cannot be searched.
+        """
+        path = os.path.join(self.save_dir, "last_checkpoint")
+        if "://" in path:
+            return self.path_manager.exists(path)
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read ({error})") from error
+        return True
+
+    def get_checkpoint_file(self) -> str:
+        """Return the path of the file that ``last_checkpoint`` names; empty if there is none.
+
+        Raises:
+            CheckpointError: ``last_checkpoint`` cannot be read, or does not name a file of its folder.
+        """
+        if not self.has_checkpoint():
+            return ""
+        path = os.path.join(self.save_dir, "last_checkpoint")
+        try:
+            if "://" not in path:
+                require_regular_file(path)
+            with self.path_manager.open(path, "rb") as file:
+                content = file.read(_LONGEST_NAME + 1)
+        except FileError as error:
+            raise CheckpointError(f"{error}: it should name the checkpoint to go on from") from error
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read ({error})") from error
+        name = content.decode(errors="replace").strip()
+        if len(content) > _LONGEST_NAME or not name.isprintable() or os.path.basename(name) in ("", ".", ".."):
+            raise CheckpointError(f"{path} does not name a checkpoint, but has {content[:40]!r}")
+        if os.path.basename(name) != name:
+            raise CheckpointError(f"{path} names {name}, which is not in its folder")
+        return os.path.join(self.save_dir, name)
+
     def _load_file(self, filename: str) -> dict[str, Any]:
-        return read_checkpoint(filename, allow_pickle=self.allow_pickle)
+        return read_checkpoint(filename, allow_pickle=self.allow_pickle, path_manager=self.path_manager)
 
     def _change(self, plan: LoadPlan, states: dict[str, Any], path: str) -> list[str]:
         """Load model and checkpointables, or none of them; returns the names of weights that the file lacks."""
-        before = {}
-        if states:  # only their own code can tell whether they fit
-            before = {name: copy.deepcopy(self.checkpointables[name].state_dict()) for name in states}
-            weights_before = {key: value.clone() for key, value in self.model.state_dict().items()}
-        missing = self.model.load_state_dict(plan.weights, strict=False).missing_keys
+        # Only their own code can tell whether states fit, and modules may have code of their own for their weights.
+        before = {name: copy.deepcopy(self.checkpointables[name].state_dict()) for name in states}
+        weights_before = {key: value.clone() for key, value in self.model.state_dict().items()}
+        refusal = "the model's own code refuses them ({})"
         try:
+            missing = self.model.load_state_dict(plan.weights, strict=False).missing_keys
+            refusal = (
+                "the model fits, but not the state of the run ({}). Start a new run from them: MODEL.WEIGHTS, without "
+                "--resume"
+            )
             for name, state in states.items():
                 self.checkpointables[name].load_state_dict(state)
         except Exception as error:
             self.model.load_state_dict(weights_before, strict=False)
             for name, state in before.items():
                 self.checkpointables[name].load_state_dict(state)
-            raise CheckpointError(
-                f"weights {path}: the model fits, but not the state of the run ({' '.join(str(error).split())}). Start "
-                "a new run from them: MODEL.WEIGHTS, without --resume"
-            ) from error
+            raise CheckpointError(f"weights {path}: {refusal.format(' '.join(str(error).split()))}") from error
         return missing

@@ -58,11 +58,11 @@ def names_in_file(
     names = checkpoint.get("class_names")
     if names is not None:
         if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-            raise CheckpointError(f"its class_names are no list of names, but {str(names)[:80]}")
+            raise CheckpointError(f"its class_names are no list of names, but a {type(names).__name__}")
         return tuple(names)
     if layer is None or layer.keys[0] not in weights:
         return None
-    rows = len(weights[layer.keys[0]])
+    rows = weights[layer.keys[0]].shape[:1].numel()  # 1 for a scalar
     of_zoo = "__author__" in checkpoint and not checkpoint.get("matching_heuristics", False)
     return COCO_NAMES if of_zoo and rows == layer.num_anchors * len(COCO_NAMES) else None
 

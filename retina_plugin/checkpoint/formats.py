@@ -49,12 +49,14 @@ def format_of(path: str | os.PathLike) -> str:
 
 
 def _check_zip(path: str | os.PathLike) -> None:
-    if not zipfile.is_zipfile(path):
-        raise Unreadable("this file is truncated: the end of its archive is missing. Get it again")
     try:
+        if not zipfile.is_zipfile(path):
+            raise Unreadable("this file is truncated: the end of its archive is missing. Get it again")
         with zipfile.ZipFile(path) as archive:
             files = [name.rpartition("/")[2] for name in archive.namelist()]
-    except zipfile.BadZipFile as error:
+    except (OSError, Unreadable):
+        raise
+    except Exception as error:  # also names that are no text, and flags that nobody knows
         raise Unreadable(f"this file is a damaged archive ({error}). Get it again") from error
     if "constants.pkl" in files:
         raise Unreadable("this is a TorchScript program, not weights: save the state_dict() of its model")

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from fvcore.common.checkpoint import _filter_reused_missing_keys, _group_checkpoint_keys, _group_to_str
-from fvcore.common.checkpoint import _strip_prefix_if_present as strip_prefix
 from tabulate import tabulate
 from torch import Tensor, nn
 
 from retina_plugin.checkpoint.class_remap import ClassLayer, find_class_layer, names_in_file, row_sources, take_rows
+from retina_plugin.checkpoint.compare import differing_types, strip_wrappers
 from retina_plugin.core.errors import CheckpointError
 from retina_plugin.core.text import list_some
 from retina_plugin.data.class_names import first_difference
@@ -50,10 +50,16 @@ class LoadPlan:
             class_names: of the data; None if unknown.
 
         Raises:
-            CheckpointError: shapes differ for another reason than the number of classes; nothing fits; with ``strict``,
-                keys are missing or unexpected, or the classes differ.
+            CheckpointError: shapes differ for another reason than the number of classes; numbers are of another kind
+                (integers in place of floating-point ones); nothing fits; with ``strict``, keys are missing or
+                unexpected, or the classes differ.
         """
         weights, by_name = _rename_for(model, checkpoint)
+        expected = model.state_dict()
+        if wrong := differing_types(weights, expected):
+            raise CheckpointError(
+                f"another kind of numbers in {len(wrong)} of its tensors: {list_some(wrong, 3, '; ')}"
+            )
         layer = find_class_layer(model)
         file_names = names_in_file(checkpoint, weights, layer)
         remapped: list[str] = []
@@ -63,7 +69,6 @@ class LoadPlan:
         elif layer is not None and not strict:
             remapped, class_note = _remap_classes(model, weights, layer, file_names, class_names)
 
-        expected = model.state_dict()
         unused = [key for key in weights if key not in expected and not _is_optional(key)]
         _refuse_shapes(weights, expected, unused if by_name else ())
         if not any(key in expected for key in weights):
@@ -98,11 +103,11 @@ class LoadPlan:
 
 def _rename_for(model: nn.Module, checkpoint: Mapping[str, Any]) -> "tuple[OrderedDict[str, Tensor], bool]":
     """The weights under the model's names, and whether these were matched by heuristics."""
-    weights = checkpoint["model"]
+    weights, expected = checkpoint["model"], model.state_dict()
     tensors: Any = OrderedDict((key, torch.as_tensor(value)) for key, value in weights.items())
     if hasattr(weights, "_metadata"):  # format versions of the modules
         tensors._metadata = weights._metadata.copy()
-    strip_prefix(tensors, "module.")  # of a model within DataParallel
+    strip_wrappers(tensors, lambda names: any(name in expected for name in names))
     if not checkpoint.get("matching_heuristics", False):
         return tensors, False
     logger = logging.getLogger("detectron2.checkpoint.c2_model_loading")
@@ -110,8 +115,8 @@ def _rename_for(model: nn.Module, checkpoint: Mapping[str, Any]) -> "tuple[Order
     logger.setLevel(logging.ERROR)  # it logs a line per layer
     try:
         from_caffe2 = checkpoint.get("__author__") == "Caffe2"
-        return OrderedDict(align_and_update_state_dicts(model.state_dict(), tensors, from_caffe2)), True
-    except (AssertionError, ValueError) as error:
+        return OrderedDict(align_and_update_state_dicts(expected, tensors, from_caffe2)), True
+    except Exception as error:  # of Detectron2's code, which expects the layers of its models
         raise CheckpointError(f"its names cannot be matched with the model's: {error}") from error
     finally:
         logger.setLevel(level)
@@ -154,7 +159,7 @@ def _remap_classes(
         return [], ""
     fresh = model.state_dict()
     for key in keys:
-        if weights[key].shape[1:] != fresh[key].shape[1:] or len(weights[key]) != rows:
+        if weights[key].shape != (rows, *fresh[key].shape[1:]):
             return [], ""  # another width, which the check of shapes reports
     for key in keys:
         weights[key] = take_rows(fresh[key].cpu(), weights[key], sources, num_anchors)

@@ -4,22 +4,20 @@ import logging
 import os
 import pickle
 import re
-import zipfile
 from typing import Any
 
 import numpy as np
 import torch
 
 from retina_plugin.checkpoint import formats, safe_pickle
-from retina_plugin.checkpoint.weights_path import resolve_weights
+from retina_plugin.checkpoint.compare import FLOATS
+from retina_plugin.checkpoint.foreign import Foreign, foreign_kinds
+from retina_plugin.checkpoint.stand_ins import ForbiddenGlobal, UnsafePickle
+from retina_plugin.checkpoint.torch_files import load_legacy, load_zip
+from retina_plugin.checkpoint.weights_path import resolve_weights, split_query
 from retina_plugin.core.errors import CheckpointError
+from retina_plugin.core.text import list_some
 
-# What torch.load(weights_only=True) reads besides this module's own globals.
-_OF_TORCH = re.compile(
-    r"torch\.(\w+(Storage|Tensor)|Tensor|Size|device|bool|b?float\w*|u?int\d+|complex\w+|q?u?int\d+|per_\w+_affine\w*"
-    r"|_utils\._rebuild_\w+|nn\.parameter\.Parameter|storage\.\w+Storage|serialization\._get_layout"
-    r"|_tensor\._rebuild_from_type_v2)|collections\.Counter"
-)
 _RISK = (
     "A pickle is a program, which runs when it is read and may do what its author likes with your files. Take weights "
     "only from whom you trust with that"
@@ -27,13 +25,19 @@ _RISK = (
 _NUMBER_KINDS = "biufc"
 
 
-def read_checkpoint(path: str | os.PathLike, *, allow_pickle: bool = False) -> dict[str, Any]:
+def read_checkpoint(
+    path: str | os.PathLike,
+    *,
+    allow_pickle: bool = False,
+    allow_pickle_option: str = "MODEL.WEIGHTS_ALLOW_PICKLE True",
+    path_manager: Any | None = None,
+) -> dict[str, Any]:
     """Read weights, and what else their file has.
 
     ================================  =============================================================================
     content                           read as
     ================================  =============================================================================
-    ``torch.save``, also before 1.6   ``torch.load(weights_only=True)``, with numpy arrays and scalars admitted
+    ``torch.save``, also before 1.6   Detectron2's own checkpoints, if it has ``model``, or a state dict
     the same with ``state_dict``      that as ``model``: mmdetection, Lightning
     the same with ``model_state``     a backbone of pycls, to be matched by name (``matching_heuristics``)
     pickle with ``model``             Detectron2's model zoo
@@ -42,12 +46,16 @@ def read_checkpoint(path: str | os.PathLike, *, allow_pickle: bool = False) -> d
     safetensors                       tensors by name; needs the package ``safetensors``
     ================================  =============================================================================
 
-    Pickles are read by :mod:`retina_plugin.checkpoint.safe_pickle`. The content decides; the name of the file does not
-    matter.
+    Pickles, also those within the files of torch, are read by :mod:`retina_plugin.checkpoint.safe_pickle`: tensors,
+    arrays, numbers, text and containers of them, while objects of other classes become placeholders. The content
+    decides; the name of the file does not matter.
 
     Args:
-        path: a path, or an address; see :func:`~retina_plugin.checkpoint.weights_path.resolve_weights`.
+        path: a path, or an address; see :func:`~retina_plugin.checkpoint.weights_path.resolve_weights`. With
+            ``?matching_heuristics=True`` at its end, the names are matched as those of other models.
         allow_pickle: read also what names functions and classes that may do anything, with a warning.
+        allow_pickle_option: how the user sets ``allow_pickle``, for the error.
+        path_manager: fetches addresses; None for Detectron2's ``PathManager``.
 
     Returns:
         dict: ``model``, a dict name -> finite tensor on the CPU or numpy array of numbers, and whatever else the file
@@ -56,37 +64,52 @@ def read_checkpoint(path: str | os.PathLike, *, allow_pickle: bool = False) -> d
     Raises:
         CheckpointError: the file is not there, not weights, damaged, or unsafe; values are not finite or no tensors.
     """
-    file = resolve_weights(path)
+    address, by_heuristics = split_query(path)
+    file = resolve_weights(address, path_manager)
     try:
-        checkpoint = _as_checkpoint(*_read(file, allow_pickle))
+        checkpoint = _as_checkpoint(*_read(file, allow_pickle, allow_pickle_option))
+        if by_heuristics:
+            checkpoint["matching_heuristics"] = True
         _check_model(checkpoint["model"])
     except formats.Unreadable as error:
-        where = "" if file == os.fspath(path) else f" (the file is {file})"
+        where = "" if file == address else f" (the file is {file})"
         raise CheckpointError(f"weights {path}: {error}{where}") from error.__cause__
     except OSError as error:
         raise CheckpointError(f"weights {path}: they cannot be read ({error})") from error
     return checkpoint
 
 
-def _read(file, allow_pickle):
+def _read(file, allow_pickle, option):
     """The content of a file, and whether it is a plain pickle."""
     kind = formats.format_of(file)
     if kind == formats.SAFETENSORS:
         return {"model": _read_safetensors(file)}, False
-    is_pickle = kind == formats.PICKLE
-    read = _read_pickle if is_pickle else _read_torch
+    is_pickle, logger = kind == formats.PICKLE, logging.getLogger(__name__)
     try:
-        return read(file), is_pickle
-    except OSError:
+        value = _read_pickle(file) if is_pickle else load_zip(file) if kind == formats.ZIP else load_legacy(file)
+    except (OSError, formats.Unreadable):
         raise
-    except Exception as error:  # what is damaged fails in many ways
-        forbidden = _forbidden_global(file, kind)
-        refused = safe_pickle.UnsafePickle if is_pickle else pickle.UnpicklingError
-        if forbidden is None and not isinstance(error, refused):
+    except UnsafePickle as error:
+        if not allow_pickle:
+            raise formats.Unreadable(f"{_unsafe(error)}. {_RISK}: {option} reads it all the same") from error
+        logger.warning("%s: %s, and is read all the same (allow_pickle). %s.", file, error, _RISK)
+        try:
+            return _run(file, is_pickle), is_pickle
+        except Exception as error:  # of the code that it runs
             raise formats.Unreadable(_damaged(error)) from error
-        if allow_pickle:
-            return _read_anything(file, is_pickle, forbidden), is_pickle
-        raise formats.Unreadable(_unsafe(error, forbidden)) from error
+    except Exception as error:  # what is damaged fails in many ways
+        raise formats.Unreadable(_damaged(error)) from error
+    if left_out := foreign_kinds(value):
+        kinds = list_some(left_out, 5)
+        if not allow_pickle:
+            logger.info("%s: objects beside the weights are left out (%s).", file, kinds)
+        else:
+            logger.warning("%s: it has objects of %s, which are read (allow_pickle). %s.", file, kinds, _RISK)
+            try:
+                return _run(file, is_pickle), is_pickle
+            except Exception as error:  # their code is not installed
+                logger.warning("%s: these objects are left out (%s).", file, " ".join(str(error).split()))
+    return value, is_pickle
 
 
 def _read_pickle(file):
@@ -94,22 +117,12 @@ def _read_pickle(file):
         return safe_pickle.load(f)
 
 
-def _read_torch(file):
-    admitted: list[Any] = [(call, name) for name, call in safe_pickle.ADMITTED.items()]
-    with torch.serialization.safe_globals(admitted):
-        return safe_pickle.without_stand_ins(torch.load(file, map_location="cpu", weights_only=True))
-
-
-def _read_anything(file, is_pickle, forbidden):
-    what = f"names {forbidden}" if forbidden else "is no plain weights"
-    logging.getLogger(__name__).warning("%s %s, and is read all the same (allow_pickle). %s.", file, what, _RISK)
-    try:
-        if not is_pickle:
-            return torch.load(file, map_location="cpu", weights_only=False)
-        with open(file, "rb") as f:
-            return pickle.load(f, encoding="latin1")
-    except Exception as error:  # of the code that it runs
-        raise formats.Unreadable(_damaged(error)) from error
+def _run(file, is_pickle):
+    """What a pickle makes by running whatever it names."""
+    if not is_pickle:
+        return torch.load(file, map_location="cpu", weights_only=False)
+    with open(file, "rb") as f:
+        return pickle.load(f, encoding="latin1")
 
 
 def _read_safetensors(file):
@@ -126,26 +139,6 @@ def _read_safetensors(file):
         raise formats.Unreadable(_damaged(error)) from error
 
 
-def _forbidden_global(file, kind):
-    """The first global that reading would refuse, None if it would fail before."""
-
-    def is_admitted(name):
-        of_torch = kind != formats.PICKLE and _OF_TORCH.fullmatch(name)
-        return bool(of_torch) or name in safe_pickle.ADMITTED
-
-    if kind != formats.ZIP:
-        # The old format is four small pickles (what it is, and on which machine), and then the data's.
-        with open(file, "rb") as plain:
-            return safe_pickle.first_forbidden_global(plain, is_admitted, 1 if kind == formats.PICKLE else 5)
-    try:
-        with zipfile.ZipFile(file) as archive:
-            name = next(name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl")
-            with archive.open(name) as f:
-                return safe_pickle.first_forbidden_global(f, is_admitted)
-    except zipfile.BadZipFile:
-        return None
-
-
 def _damaged(error):
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     if isinstance(error, KeyError):  # its text is the key alone
@@ -155,20 +148,21 @@ def _damaged(error):
     return f"this is no file of weights, or a damaged one ({reason}). Get it again, or name another"
 
 
-def _unsafe(error, forbidden):
-    if forbidden is None:
-        # Of torch's own message, the last line is the reason and the others are advice for programmers.
-        reason = str(error).split("WeightsUnpickler error:")[-1].strip().partition("\n")[0]
-        what = f"this file is more than weights ({reason})"
-    else:
-        what = f"this file is unsafe: it names {forbidden}, which weights do not need. Nothing of it was run"
-    return f"{what}. {_RISK}: MODEL.WEIGHTS_ALLOW_PICKLE True reads it all the same"
+def _unsafe(error):
+    if isinstance(error, ForbiddenGlobal):
+        return f"this file is unsafe: {error}, which weights do not need. Nothing of it was run"
+    return f"this file is more than weights ({error})"
 
 
 def _as_checkpoint(data, is_pickle):
     if not isinstance(data, dict):
-        raise formats.Unreadable(f"this is a {type(data).__name__}, not a dict with the weights as 'model'")
+        raise formats.Unreadable(f"this is a {_kind(data)}, not a dict with the weights as 'model'")
     if "model" in data:
+        # What decides how names are matched has values of a known type, or counts as missing.
+        if not isinstance(data.get("__author__", ""), str):
+            del data["__author__"]
+        if "matching_heuristics" in data:
+            data["matching_heuristics"] = data["matching_heuristics"] is True
         return data
     if is_pickle:
         blobs = data.get("blobs", data)  # ImageNet models have none
@@ -186,30 +180,50 @@ def _as_checkpoint(data, is_pickle):
 
 def _check_model(model):
     if not isinstance(model, dict):
-        raise formats.Unreadable(f"its 'model' is a {type(model).__name__}, not a dict of tensors")
+        raise formats.Unreadable(f"its 'model' is a {_kind(model)}, not a dict of tensors")
     if not model:
         raise formats.Unreadable("it has no weights: its 'model' is an empty dict")
-    others = [key for key, value in model.items() if not (isinstance(key, str) and _is_numbers(value))]
-    if others:
-        keys = ", ".join(str(key) for key in list(model)[:8])
-        if len(others) == len(model):
-            raise formats.Unreadable(
-                f"it has no 'model' that is a dict of tensors; its keys are {keys}. Save the weights as "
-                "{'model': state_dict}"
-            )
-        value = model[others[0]]
+    others = [key for key, value in model.items() if not (isinstance(key, str) and _is_dense(value))]
+    odd_tensors = [key for key in others if _is_tensor(model[key])]
+    if odd_tensors:
         raise formats.Unreadable(
-            f"{len(others)} of its {len(model)} values are no tensors: '{others[0]}' is a {_kind(value)}. Save the "
-            "weights as {'model': state_dict}"
+            f"{len(odd_tensors)} of its {len(model)} tensors cannot be loaded: '{odd_tensors[0]}' is a "
+            f"{_kind(model[odd_tensors[0]])} in the file and a dense tensor of numbers in the model. Save its values "
+            "as such"
+        )
+    if len(others) == len(model):
+        keys = ", ".join(str(key) for key in list(model)[:8])
+        raise formats.Unreadable(
+            f"it has no 'model' that is a dict of tensors; its keys are {keys}. Save the weights as "
+            "{'model': state_dict}"
+        )
+    if others:
+        raise formats.Unreadable(
+            f"{len(others)} of its {len(model)} values are no tensors: '{others[0]}' is a {_kind(model[others[0]])}. "
+            "Save the weights as {'model': state_dict}"
         )
     _check_finite(model)
 
 
-def _is_numbers(value):
-    return isinstance(value, torch.Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in _NUMBER_KINDS)
+def _is_tensor(value):
+    return isinstance(value, torch.Tensor) or (isinstance(value, Foreign) and "tensor" in value.kind)
+
+
+def _is_dense(value):
+    """Whether it has numbers that torch can copy one by one."""
+    if isinstance(value, torch.Tensor):
+        return value.layout == torch.strided and not (value.is_quantized or value.is_meta or value.is_nested)
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in _NUMBER_KINDS:
+        return False
+    return value.dtype.itemsize <= (16 if value.dtype.kind == "c" else 8)  # torch has no wider ones
 
 
 def _kind(value):
+    if isinstance(value, Foreign):
+        return value.kind
+    if isinstance(value, torch.Tensor) and not _is_dense(value):  # read with allow_pickle
+        kinds = {"quantized": value.is_quantized, "meta": value.is_meta, "nested": value.is_nested}
+        return f"{next((kind for kind, is_it in kinds.items() if is_it), 'sparse')} tensor"
     return f"numpy array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
@@ -217,7 +231,7 @@ def _check_finite(model):
     bad = {}
     for name, value in model.items():
         value = torch.as_tensor(value)
-        if value.is_floating_point() and not value.isfinite().all():
+        if value.dtype in FLOATS and not value.isfinite().all():
             bad[name] = f"{(~value.isfinite()).sum()} of {value.numel()} values of {name}"
     if bad:
         more = f", and some of {len(bad) - 1} other tensors" if len(bad) > 1 else ""

@@ -41,7 +41,7 @@ def to_weights_only(value: Any, name: str = "checkpoint") -> Any:
             return scalar(value)
     if not isinstance(value, torch.Tensor):
         logging.getLogger(__name__).warning(
-            "%s is a %s.%s: the checkpoint can be read only with MODEL.WEIGHTS_ALLOW_PICKLE True. Let state_dict() "
+            "%s is a %s.%s: the run can be resumed only with MODEL.WEIGHTS_ALLOW_PICKLE True. Let state_dict() "
             "return numbers, text, tensors and containers of them.",
             *(name, type(value).__module__, type(value).__qualname__),
         )

@@ -7,10 +7,10 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
-from detectron2.utils.file_io import PathManager
 
 from retina_plugin.checkpoint import CheckpointError, RetinaCheckpointer
 from retina_plugin.checkpoint.reader import read_checkpoint
+from retina_plugin.checkpoint.weights_path import resolve_weights
 from retina_plugin.config import flatten
 from retina_plugin.config.yaml_file import parse_yaml
 from retina_plugin.engine.writers import WINDOW
@@ -34,11 +34,16 @@ def find_checkpoint(checkpointer: RetinaCheckpointer) -> str | None:
     """Return the path of the checkpoint that a run is resumed from, None if its folder has none.
 
     Raises:
-        CheckpointError: the folder has checkpoints, but no file ``last_checkpoint``.
+        CheckpointError: the folder has checkpoints, but no file ``last_checkpoint``; or that does not name one.
     """
     if checkpointer.has_checkpoint():
-        return checkpointer.get_checkpoint_file()
-    if _checkpoints(checkpointer.save_dir):
+        try:
+            path = checkpointer.get_checkpoint_file()
+            resolve_weights(path, checkpointer.path_manager)
+            return path
+        except CheckpointError as error:
+            raise explain(error, checkpointer) from error.__cause__
+    if _checkpoints(checkpointer):
         problem = f"--resume: {checkpointer.save_dir} has checkpoints, but no file last_checkpoint that names one"
         raise CheckpointError(f"{problem}\n{_way_out(checkpointer)}")
     return None
@@ -46,11 +51,13 @@ def find_checkpoint(checkpointer: RetinaCheckpointer) -> str | None:
 
 def explain(error: CheckpointError, checkpointer: RetinaCheckpointer) -> CheckpointError:
     """Add the newest usable checkpoint to the error of loading the last one, if that is missing or broken."""
+    named = "--resume: "
     try:
-        read_checkpoint(checkpointer.get_checkpoint_file(), allow_pickle=checkpointer.allow_pickle)
+        path = checkpointer.get_checkpoint_file()
+        named = f"--resume: last_checkpoint of {checkpointer.save_dir} names a file that cannot be used: "
+        read_checkpoint(path, allow_pickle=checkpointer.allow_pickle, path_manager=checkpointer.path_manager)
     except CheckpointError:
-        named = f"--resume: last_checkpoint of {checkpointer.save_dir} names a file that cannot be used"
-        return CheckpointError(f"{named}: {error}\n{_way_out(checkpointer)}")
+        return CheckpointError(f"{named}{error}\n{_way_out(checkpointer)}")
     return error
 
 
@@ -95,24 +102,51 @@ def restore_metrics(storage: EventStorage, state: dict[str, Any]) -> None:
     storage.iter = now
 
 
-def _checkpoints(folder: str) -> list[str]:
-    if not PathManager.isdir(folder):
-        return []
-    paths = [os.path.join(folder, name) for name in PathManager.ls(folder) if re.fullmatch(r"model_.*\.pth", name)]
-    return paths if "://" in folder else sorted(paths, key=os.path.getmtime, reverse=True)
+def _checkpoints(checkpointer: RetinaCheckpointer) -> list[str]:
+    folder, manager = checkpointer.save_dir, checkpointer.path_manager
+    try:
+        names = manager.ls(folder) if manager.isdir(folder) else []
+    except OSError as error:
+        raise CheckpointError(f"--resume: {folder} cannot be read ({error})") from error
+    return [os.path.join(folder, name) for name in names if re.fullmatch(r"model_.*\.pth", name)]
 
 
 def _way_out(checkpointer: RetinaCheckpointer) -> str:
-    for path in _checkpoints(checkpointer.save_dir):
-        try:
-            checkpoint = read_checkpoint(path, allow_pickle=checkpointer.allow_pickle)
-        except CheckpointError:
-            continue
-        if "trainer" in checkpoint:
-            last = os.path.join(checkpointer.save_dir, "last_checkpoint")
-            return (
-                f"The newest whole checkpoint there is {os.path.basename(path)}, after "
-                f"{checkpoint['trainer']['iteration'] + 1} iterations. To resume from it:\n"
-                f"  printf %s {os.path.basename(path)} > {last}"
-            )
-    return "There is no whole checkpoint of a run in the folder. Start a new run: --overwrite, without --resume"
+    newest = _newest_checkpoint(checkpointer)
+    if newest is None:
+        return "There is no whole checkpoint of a run in the folder. Start a new run: --overwrite, without --resume"
+    iteration, path = newest
+    last = os.path.join(checkpointer.save_dir, "last_checkpoint")
+    first = f" first move {last} away, then" if os.path.lexists(last) and not os.path.isfile(last) else ""
+    return (
+        f"The newest whole checkpoint there is {os.path.basename(path)}, after {iteration + 1} iterations. To resume "
+        f"from it:{first}\n  printf %s {os.path.basename(path)} > {last}"
+    )
+
+
+def _newest_checkpoint(checkpointer: RetinaCheckpointer) -> tuple[int, str] | None:
+    """The last iteration of the newest whole checkpoint, by iteration, and its path."""
+    numbers = {path: re.search(r"model_(\d{1,18})\.pth$", path) for path in _checkpoints(checkpointer)}
+    numbered = sorted(((int(number[1]), path) for path, number in numbers.items() if number), reverse=True)
+    others = [(_iteration(path, checkpointer), path) for path, number in numbers.items() if not number]
+    newest = max(((iteration, path) for iteration, path in others if iteration is not None), default=None)
+    for number, path in numbered:
+        if newest is not None and number < newest[0]:
+            break
+        iteration = _iteration(path, checkpointer)
+        if iteration is not None:
+            return iteration, path
+    return newest
+
+
+def _iteration(path: str, checkpointer: RetinaCheckpointer) -> int | None:
+    """The last iteration of a checkpoint of a run; None if it is something else, or broken."""
+    try:
+        checkpoint = read_checkpoint(
+            path, allow_pickle=checkpointer.allow_pickle, path_manager=checkpointer.path_manager
+        )
+    except CheckpointError:
+        return None
+    trainer = checkpoint.get("trainer")
+    iteration = trainer.get("iteration") if isinstance(trainer, dict) else None
+    return iteration if type(iteration) is int else None

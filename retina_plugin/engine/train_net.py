@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from detectron2.config import CfgNode
+from torch import nn
 
+from retina_plugin.checkpoint import RetinaCheckpointer
 from retina_plugin.config import get_cfg
 from retina_plugin.core.errors import UserError, format_error
 from retina_plugin.engine.arguments import argument_parser
 from retina_plugin.engine.launch import launch
 from retina_plugin.engine.output_dir import prepare_output_dir
+from retina_plugin.engine.resume import find_checkpoint
 from retina_plugin.engine.setup import load_config, setup_rank
 from retina_plugin.engine.signals import EXIT_INTERRUPTED, TrainingInterrupted
 from retina_plugin.engine.trainer import RetinaTrainer, evaluate
@@ -45,6 +48,8 @@ def main(
 
 
 def _run_rank(trainer_class: type[RetinaTrainer], cfg: CfgNode, args: argparse.Namespace) -> None:
+    if args.resume:  # before anything is written
+        find_checkpoint(RetinaCheckpointer(nn.Identity(), cfg.OUTPUT_DIR, allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE))
     setup_rank(cfg, args)
     if args.eval_only:
         evaluate(cfg, resume=args.resume, trainer=trainer_class)

@@ -1,6 +1,7 @@
 """Nothing is loaded by halves, and an evaluation takes nothing but the weights of its model."""
 
 import logging
+import os
 
 import pytest
 import torch
@@ -177,6 +178,12 @@ class _Folder(PathHandler):
     def _get_supported_prefixes(self):
         return ["elsewhere://"]
 
+    def _get_local_path(self, path, **_):
+        return str(self.folder / path.removeprefix("elsewhere://run/"))
+
+    def _exists(self, path, **_):
+        return os.path.exists(self._get_local_path(path))
+
     def _open(self, path, mode="r", **_):
         return open(self.folder / path.removeprefix("elsewhere://run/"), mode)
 
@@ -193,3 +200,48 @@ def test_a_checkpoint_that_is_not_the_last_leaves_the_last_one_named(tmp_path, e
     checkpointer.save("model_best", is_last=False, iteration=2)
     assert (tmp_path / "last_checkpoint").read_text() == "model_1.pth"
     assert torch.load(tmp_path / "model_best.pth", weights_only=True)["iteration"] == 2
+
+
+def test_a_checkpointers_own_path_manager_is_used_for_reading(tmp_path):
+    """As Detectron2's checkpointers use theirs; Detectron2's own manager does not know these addresses."""
+    source, model = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    manager = PathManager()
+    manager.register_handler(_Folder(tmp_path))
+    for written in (source, model):
+        checkpointer = RetinaCheckpointer(written, "elsewhere://run", run=Counting(int(written is source)))
+        checkpointer.path_manager = manager
+        if written is source:
+            assert not checkpointer.has_checkpoint()
+            checkpointer.save("model_1", iteration=1)
+    assert checkpointer.resume_or_load("", resume=True) == {"iteration": 1}
+    assert checkpointer.checkpointables["run"].state["count"] == 1
+    assert torch.equal(model.weight, source.weight)
+    checkpointer.load("elsewhere://run/model_1.pth")
+    with pytest.raises(
+        CheckpointError, match="elsewhere://run/model_2.pth: there is no such file. Did you mean model_1"
+    ):
+        checkpointer.load("elsewhere://run/model_2.pth")
+
+
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block1 = torch.nn.ModuleDict({"layer1": torch.nn.Linear(2, 3)})
+
+
+def test_names_are_matched_by_heuristics_where_the_path_asks_for_it(tmp_path):
+    """Main's Detectron2 takes this query (its tests/test_checkpoint.py)."""
+    weights = {"layer1.weight": torch.rand(3, 2), "layer1.bias": torch.rand(3)}
+    model, file = Block(), write(tmp_path, weights)
+    with pytest.raises(CheckpointError, match="none of its 2 tensors is of this model"):
+        RetinaCheckpointer(model).load(file)
+    with pytest.raises(CheckpointError, match="none of its 2 tensors is of this model"):
+        RetinaCheckpointer(model).load(f"{file}?matching_heuristics=False")
+    RetinaCheckpointer(model).load(f"{file}?matching_heuristics=True")
+    assert torch.equal(model.block1["layer1"].weight, weights["layer1.weight"])
+    assert torch.equal(model.block1["layer1"].bias, weights["layer1.bias"])
+    with pytest.raises(CheckpointError, match="matching_heuristics is True or False, not '1'"):
+        RetinaCheckpointer(model).load(f"{file}?matching_heuristics=1")
+    os.rename(file, f"{file}?matching_heuristics=True")  # a name that a file has is only that
+    with pytest.raises(CheckpointError, match="none of its 2 tensors is of this model"):
+        RetinaCheckpointer(model).load(f"{file}?matching_heuristics=True")

@@ -3,13 +3,14 @@
 import json
 import logging
 import os
+import shutil
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
 from detectron2.utils.events import EventStorage
 
 from retina_plugin.checkpoint import CheckpointError
-from retina_plugin.engine import RetinaTrainer
+from retina_plugin.engine import RetinaTrainer, train_net
 from retina_plugin.engine.resume import metrics_state, restore_metrics
 from retina_plugin.engine.writers import MetricsWriter
 
@@ -149,3 +150,41 @@ def test_the_past_of_metrics_is_restored_as_far_as_writers_look_back():
     restore_metrics(restored, metrics_state(past))
     assert restored.iter == 30 and restored.latest() == past.latest()
     assert restored.latest_with_smoothing_hint(20) == past.latest_with_smoothing_hint(20)
+
+
+def test_the_newest_checkpoint_is_that_of_the_last_iteration_not_of_the_last_copy(resume, folder):
+    """Files that were copied have other times, and those without a number in their name are read."""
+    out = folder / "out"
+    times = {"model_0000001.pth": 1, "model_final.pth": 2, "model_best.pth": 3, "model_0000000.pth": 4}
+    shutil.copy(out / "model_0000000.pth", out / "model_best.pth")
+    for name, time in times.items():
+        os.utime(out / name, (time, time))
+    message = "The newest whole checkpoint there is {}, after 2 iterations. To resume from it:"
+    with pytest.raises(CheckpointError, match=message.format("model_0000001.pth")):
+        resume(last="model_0000008.pth")
+    (out / "model_0000001.pth").rename(out / "away")
+    with pytest.raises(CheckpointError, match=message.format("model_final.pth")):
+        resume(last="model_0000008.pth")
+    (out / "away").rename(out / "model_0000001.pth")
+    (out / "model_best.pth").unlink()
+
+
+@pytest.mark.parametrize("kind", ["folder", "garbage", "gone", "elsewhere"])
+def test_an_unusable_last_checkpoint_ends_the_command_before_anything_is_written(kind, folder, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(folder / "out", out)
+    (out / "last_checkpoint").unlink()
+    if kind == "folder":
+        (out / "last_checkpoint").mkdir()
+    else:
+        content = {"garbage": b"\x00\xff\x1b[0m", "gone": b"model_0000009.pth", "elsewhere": b"../x/model_final.pth"}
+        (out / "last_checkpoint").write_bytes(content[kind])
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    config = tiny_config(folder, *OPTS, "OUTPUT_DIR", str(out))
+    (tmp_path / "config.yaml").write_text(config.dump())
+    with pytest.raises(SystemExit) as end:
+        train_net.main(["--config-file", str(tmp_path / "config.yaml"), "--resume"])
+    assert str(end.value.code).startswith("error: --resume: ")
+    assert "The newest whole checkpoint there is model_0000001.pth, after 2 iterations" in str(end.value.code)
+    assert ("first move" in str(end.value.code)) == (kind == "folder")
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before

@@ -7,7 +7,7 @@ cannot compute the same. ``norm_eps`` is what the backbone's norms add to the va
 the source.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from retina_plugin.checkpoint.converters import (
     detectron,
@@ -48,6 +48,11 @@ def detect_source(names: Iterable[str]) -> str:
         f"these are no weights of a RetinaNet of {', '.join(SOURCES)}: their names are {examples}, ... "
         "Name the source with --from if you know better"
     )
+
+
+def recognizes_source(names: Collection[str]) -> bool:
+    """Whether weights with these names come from one of ``SOURCES``, or from this plugin."""
+    return "head.cls_score.weight" in names or any(module.recognizes(names) for module in SOURCES.values())
 
 
 def convert(checkpoint: Checkpoint, source: str | None = None, norm_eps: float | None = None) -> Conversion:

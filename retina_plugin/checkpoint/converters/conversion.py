@@ -12,6 +12,7 @@ import torch
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from torch import Tensor
 
+from retina_plugin.checkpoint.compare import FLOATS
 from retina_plugin.core.errors import CheckpointError
 
 Checkpoint = Mapping[str, Any]  # with "model": name -> tensor or array, as read_checkpoint returns it
@@ -70,7 +71,7 @@ def rename(weights: Mapping[str, Any], table: Sequence[tuple[str, str]]) -> Weig
     """Apply a table of (pattern, replacement) in turn to every name.
 
     Raises:
-        CheckpointError: two names become one.
+        CheckpointError: two names become one, or a tensor is not of floating-point numbers.
     """
     renamed: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
@@ -81,6 +82,8 @@ def rename(weights: Mapping[str, Any], table: Sequence[tuple[str, str]]) -> Weig
         if new in renamed:
             raise CheckpointError(f"{origin[new]} and {name} would both become {new}")
         renamed[new], origin[new] = torch.as_tensor(value), name
+        if renamed[new].dtype not in FLOATS:
+            raise CheckpointError(f"{name} is {renamed[new].dtype} in the file and floating-point in the detector")
     return renamed
 
 

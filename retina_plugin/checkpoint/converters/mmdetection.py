@@ -49,12 +49,12 @@ def convert(checkpoint: Checkpoint, norm_eps: float | None = None) -> Conversion
     network = network_config(model)
     set_norm_eps(model, FROZEN_BN_EPS if norm_eps is None else norm_eps)
     select_anchors(model, RATIO_MAJOR)
-    meta, notes = checkpoint.get("meta") or {}, []
+    meta, notes = _dict_of(checkpoint, "meta"), []
     class_names = _class_names(meta)
     if class_names is None and num_classes(model) == len(COCO_NAMES):
         class_names = list(COCO_NAMES)
         notes.append("The 80 classes were taken to be COCO's, in mmdetection's order.")
-    config_text = str(meta.get("config") or meta.get("cfg") or "")
+    config_text = next((text for text in (meta.get("config"), meta.get("cfg")) if isinstance(text, str)), "")
     style = _CAFFE_STYLE if "caffe" in config_text else _PYTORCH_STYLE
     if not config_text:
         notes.append(
@@ -67,6 +67,13 @@ def convert(checkpoint: Checkpoint, norm_eps: float | None = None) -> Conversion
 
 
 def _class_names(meta):
-    dataset = meta.get("dataset_meta") or {}
-    names = meta.get("CLASSES") or dataset.get("classes") or dataset.get("CLASSES")
-    return None if names is None else [str(name) for name in names]
+    dataset = _dict_of(meta, "dataset_meta")
+    for names in (meta.get("CLASSES"), dataset.get("classes"), dataset.get("CLASSES")):
+        if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names):
+            return list(names)
+    return None
+
+
+def _dict_of(mapping, key):
+    value = mapping.get(key)
+    return value if isinstance(value, dict) else {}

@@ -1,8 +1,10 @@
 """Converts files of weights. Weights and configuration are checked against each other before either is written."""
 
+import contextlib
 import functools
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,10 +13,12 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from retina_plugin.checkpoint import CheckpointError, read_checkpoint
-from retina_plugin.checkpoint.converters import TARGETS, convert, detect_source
+from retina_plugin.checkpoint.compare import differing_types, strip_wrappers
+from retina_plugin.checkpoint.converters import TARGETS, convert, detect_source, recognizes_source
 from retina_plugin.checkpoint.converters.conversion import Conversion, Weights
 from retina_plugin.config import get_cfg, read_config
 from retina_plugin.config.yaml_file import read_yaml
+from retina_plugin.core.errors import UserError
 from retina_plugin.core.files import atomic_write
 from retina_plugin.core.text import list_some
 from retina_plugin.model_zoo import get_config_file
@@ -41,14 +45,12 @@ def convert_file(
         CheckpointError: the weights cannot be converted, or one of the files exists. Nothing is written.
     """
     weights_path, config_path = _destination(dst)
-    checkpoint = read_checkpoint(src, allow_pickle=allow_pickle)
-    try:
+    checkpoint = _read(src, allow_pickle)
+    with _errors_of(src):
         source = source or detect_source(checkpoint["model"])
         conversion = convert(checkpoint, source, norm_eps)
         base = read_yaml(get_config_file("Base-RetinaNet"))
         _write(src, source, conversion, base, weights_path, config_path)
-    except CheckpointError as error:
-        raise CheckpointError(f"{src}: {error}") from error.__cause__
     numbers = f"{len(checkpoint['model'])} weights of {source} became {len(conversion.model)} of FocalRetinaNet."
     return "\n".join([str(config_path.resolve()), numbers, *(f"- {note}" for note in conversion.notes)])
 
@@ -79,22 +81,40 @@ def export_file(
         CheckpointError: the other framework cannot compute the same, or one of the files exists. Nothing is written.
     """
     weights_path, config_path = _destination(dst)
-    checkpoint = read_checkpoint(src, allow_pickle=allow_pickle)
+    checkpoint = _read(src, allow_pickle)
+    config = str(config_file or _config_beside(src))
+    cfg = read_config(config, (), imports, allow_unsafe=allow_unsafe_yaml)
     lines = []
-    try:
-        config = str(config_file or _config_beside(src))
-        conversion = TARGETS[target].export(
-            checkpoint, read_config(config, (), imports, allow_unsafe=allow_unsafe_yaml)
-        )
+    with _errors_of(src):
+        conversion = TARGETS[target].export(checkpoint, cfg)
         if conversion.config:
             _write(src, "retina_plugin", conversion, {}, weights_path, config_path)
             lines.append(str(config_path.resolve()))
         else:  # torchvision's files are nothing but weights
             _save(conversion.model, weights_path)
-    except CheckpointError as error:
-        raise CheckpointError(f"{src}: {error}") from error.__cause__
     lines.append(f"{len(checkpoint['model'])} weights became {len(conversion.model)} of {target}.")
     return "\n".join([*lines, *(f"- {note}" for note in conversion.notes)])
+
+
+@contextlib.contextmanager
+def _errors_of(src: Path) -> Iterator[None]:
+    """Let errors of a conversion begin with the name of the file."""
+    try:
+        yield
+    except OSError:
+        raise
+    except UserError as error:
+        raise CheckpointError(f"{src}: {error}") from error.__cause__
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split("Exception raised from")[0].split())
+        raise CheckpointError(f"{src}: a tensor is missing, or has a shape that no RetinaNet has ({reason})") from error
+
+
+def _read(src: Path, allow_pickle: bool) -> dict[str, Any]:
+    checkpoint = read_checkpoint(src, allow_pickle=allow_pickle, allow_pickle_option="--allow-pickle")
+    weights = OrderedDict(checkpoint["model"])
+    strip_wrappers(weights, recognizes_source)
+    return {**checkpoint, "model": weights}
 
 
 def _destination(dst: Path) -> tuple[Path, Path]:
@@ -151,8 +171,10 @@ def _check_fits(config: CfgNode, model: Weights) -> None:
     with torch.device("meta"):  # no memory, no time
         built = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).state_dict()
     shapes = {name: tuple(value.shape) for name, value in built.items() if name != "loss_normalizer.ema"}
+    tensors = {name: torch.as_tensor(value) for name, value in model.items()}
     problems = [f"{name} is missing" for name in sorted(shapes.keys() - model.keys())]
     problems += [f"{name} belongs to no part of the detector" for name in sorted(model.keys() - shapes.keys())]
+    problems += differing_types(tensors, built)
     problems += [
         f"{name} has the shape {tuple(value.shape)} instead of {shapes[name]}"
         for name, value in sorted(model.items())

@@ -18,6 +18,10 @@ class ConfigError(UserError, ValueError):
         return type(self), (self.problems,)
 
 
+class FileError(UserError, OSError):
+    """A path that cannot be read as a file. The message begins with the path."""
+
+
 class CheckpointError(UserError, ValueError):
     """Weights that cannot be used. The message names the file, what is wrong with it, and what to do."""
 

@@ -1,10 +1,14 @@
 """Files that are written whole or not at all, and what a file is by its first bytes."""
 
 import contextlib
+import errno
 import os
 import re
+import stat
 from collections.abc import Callable
 from typing import IO, Any
+
+from retina_plugin.core.errors import FileError
 
 UNFINISHED_SUFFIX = ".unfinished"
 
@@ -14,7 +18,35 @@ _OTHER_KINDS = {
     b"BZh": "a bzip2 archive: unpack it",
     b"\xfd7zXZ\x00": "an xz archive: unpack it",
 }
+_SPECIAL_FILES = {
+    stat.S_ISDIR: "folder",
+    stat.S_ISFIFO: "named pipe",
+    stat.S_ISSOCK: "socket",
+    stat.S_ISCHR: "device",
+    stat.S_ISBLK: "device",
+}
 _MARKUP = re.compile(rb"\s*<(!doctype|html|head|body|\?xml)", re.IGNORECASE)
+
+
+def require_regular_file(path: str | os.PathLike) -> None:
+    """Check that a local path, after its links, names a regular file: reading anything else may block or never end.
+
+    Raises:
+        FileError: it is a folder, a named pipe, a socket or a device, or a link that leads nowhere or in a circle.
+        OSError: there is no such path, or a folder above it cannot be searched.
+    """
+    path = os.fspath(path)
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FileError(f"{path} is a link in a circle, not a file") from error
+        if isinstance(error, FileNotFoundError) and os.path.islink(path):
+            raise FileError(f"{path} is a link to {os.path.realpath(path)}, which does not exist") from error
+        raise
+    if not stat.S_ISREG(mode):
+        kind = next((kind for is_kind, kind in _SPECIAL_FILES.items() if is_kind(mode)), "special file")
+        raise FileError(f"{path} is a {kind}, not a file")
 
 
 def atomic_write(

@@ -38,8 +38,8 @@ def main(
     args = argument_parser().parse_args(argv)
     try:
         cfg = load_config(args, get_cfg(*([add_config] if callable(add_config) else add_config)))
-        prepare_output_dir(cfg, args)
-        launch(partial(_run_rank, trainer), cfg, args)
+        with prepare_output_dir(cfg, args):
+            launch(partial(_run_rank, trainer), cfg, args)
     except UserError as error:
         sys.exit(format_error(error))
 

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--examples", type=int, default=3, metavar="N", help="places to print of each kind (default: %(default)s)")
     add("--report", type=Path, metavar="FILE", help="write every finding, to .csv or .json")
     add("--fix", type=Path, metavar="FILE", help="write a corrected copy of the COCO file")
+    add("--overwrite", action="store_true", help="let --report and --fix replace files, never the data set's own")
     add("--opts", nargs="...", default=[], help=argparse.SUPPRESS)  # an older form of KEY VALUE
 
 
@@ -43,5 +44,6 @@ def run(args: argparse.Namespace) -> int:
         examples=args.examples,
         report_file=args.report,
         fixed_file=args.fix,
+        overwrite=args.overwrite,
     )
     return status

@@ -19,7 +19,7 @@ class ConfigError(UserError, ValueError):
 
 
 class FileError(UserError, OSError):
-    """A path that cannot be read as a file. The message begins with the path."""
+    """A path that cannot be read as a file, or must not be written. The message begins with the path."""
 
 
 class CheckpointError(UserError, ValueError):

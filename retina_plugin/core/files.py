@@ -5,7 +5,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import IO, Any
 
 from retina_plugin.core.errors import FileError
@@ -47,6 +47,33 @@ def require_regular_file(path: str | os.PathLike) -> None:
     if not stat.S_ISREG(mode):
         kind = next((kind for is_kind, kind in _SPECIAL_FILES.items() if is_kind(mode)), "special file")
         raise FileError(f"{path} is a {kind}, not a file")
+
+
+def require_new_file(
+    path: str | os.PathLike, *, overwrite: bool = False, inputs: Iterable[str | os.PathLike | None] = ()
+) -> None:
+    """Check, before any work, that a file whose name the user chose can be written without a loss.
+
+    Args:
+        path: the file to write.
+        overwrite: whether it may replace another file.
+        inputs: files that are read, which it never replaces; compared through links and all spellings.
+
+    Raises:
+        FileError: it exists, is one of the inputs or no regular file, or its folder is missing.
+    """
+    path = os.fspath(path)
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise FileError(f"{path} cannot be written: there is no folder {os.path.dirname(path)}")
+    if not os.path.lexists(path):
+        return
+    for other in inputs:
+        if other and os.path.exists(other) and os.path.exists(path) and os.path.samefile(path, other):
+            raise FileError(f"{path} is the input {other} itself, which stays as it is: name another file")
+    if os.path.exists(path):
+        require_regular_file(path)
+    if not overwrite:
+        raise FileError(f"{path} exists: name another file, or replace it with --overwrite")
 
 
 def atomic_write(

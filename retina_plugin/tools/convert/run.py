@@ -15,7 +15,7 @@ from retina_plugin.checkpoint import CheckpointError, read_checkpoint
 from retina_plugin.checkpoint.converters import TARGETS, convert, detect_source
 from retina_plugin.checkpoint.converters.conversion import Conversion, Weights
 from retina_plugin.config import get_cfg, read_config
-from retina_plugin.core.files import atomic_write
+from retina_plugin.core.files import atomic_write, require_new_file
 from retina_plugin.core.text import list_some
 from retina_plugin.model_zoo import get_config_file
 
@@ -23,7 +23,13 @@ _AUTHOR = "retina_plugin"
 
 
 def convert_file(
-    src: Path, dst: Path, source: str | None = None, *, norm_eps: float | None = None, allow_pickle: bool = False
+    src: Path,
+    dst: Path,
+    source: str | None = None,
+    *,
+    norm_eps: float | None = None,
+    allow_pickle: bool = False,
+    overwrite: bool = False,
 ) -> str:
     """Convert weights of another framework, and write ``DST.pth`` and ``DST.yaml``.
 
@@ -33,14 +39,16 @@ def convert_file(
         source: a key of ``SOURCES``; None to detect it.
         norm_eps: see :mod:`retina_plugin.checkpoint.converters`.
         allow_pickle: see :func:`read_checkpoint`.
+        overwrite: whether to replace files of these names.
 
     Returns:
         Lines for the user: what was converted, and what differs from the source.
 
     Raises:
-        CheckpointError: the weights cannot be converted, or one of the files exists. Nothing is written.
+        CheckpointError: the weights cannot be converted. Nothing is written.
+        FileError: one of the files exists. Nothing is written.
     """
-    weights_path, config_path = _destination(dst)
+    weights_path, config_path = _destination(dst, overwrite, src)
     checkpoint = read_checkpoint(src, allow_pickle=allow_pickle)
     try:
         source = source or detect_source(checkpoint["model"])
@@ -61,11 +69,12 @@ def export_file(
     config_file: Path | None = None,
     imports: Iterable[str] = (),
     allow_pickle: bool = False,
+    overwrite: bool = False,
 ) -> str:
     """Convert weights of this plugin for another framework, and write ``DST.pth`` and, if it needs one, ``DST.yaml``.
 
     Args:
-        src, dst, allow_pickle: see :func:`convert_file`.
+        src, dst, allow_pickle, overwrite: see :func:`convert_file`.
         target: a key of ``TARGETS``.
         config_file: the configuration of ``src``; None for its name with ``.yaml``, or ``config.yaml`` beside it.
         imports: modules of projects, as of ``--import``.
@@ -74,15 +83,15 @@ def export_file(
         Lines for the user.
 
     Raises:
-        CheckpointError: the other framework cannot compute the same, or one of the files exists. Nothing is written.
+        CheckpointError: the other framework cannot compute the same. Nothing is written.
+        FileError: one of the files exists. Nothing is written.
     """
-    weights_path, config_path = _destination(dst)
+    config_file = config_file or _config_beside(src)
+    weights_path, config_path = _destination(dst, overwrite, src, config_file)
     checkpoint = read_checkpoint(src, allow_pickle=allow_pickle)
     lines = []
     try:
-        conversion = TARGETS[target].export(
-            checkpoint, read_config(str(config_file or _config_beside(src)), (), imports)
-        )
+        conversion = TARGETS[target].export(checkpoint, read_config(str(config_file), (), imports))
         if conversion.config:
             _write(src, "retina_plugin", conversion, {}, weights_path, config_path)
             lines.append(str(config_path.resolve()))
@@ -94,13 +103,12 @@ def export_file(
     return "\n".join([*lines, *(f"- {note}" for note in conversion.notes)])
 
 
-def _destination(dst: Path) -> tuple[Path, Path]:
+def _destination(dst: Path, overwrite: bool, *inputs: Path) -> tuple[Path, Path]:
     stem = str(dst).removesuffix(".pth")
     paths = Path(f"{stem}.pth"), Path(f"{stem}.yaml")
-    for path in paths:
-        if path.exists():
-            raise CheckpointError(f"{path} exists; name another destination, or remove it")
     paths[0].parent.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        require_new_file(path, overwrite=overwrite, inputs=inputs)
     return paths
 
 

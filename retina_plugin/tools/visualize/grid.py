@@ -16,6 +16,8 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image, ImageDraw, ImageFont
 
+from retina_plugin.core.files import atomic_write
+
 Record = dict[str, Any]  # of Detectron2's DatasetCatalog
 Color = tuple[int, int, int]
 Detection = tuple[float, int, tuple[float, float, float, float]]  # score, class, XYXY in pixels
@@ -71,7 +73,8 @@ def draw_grid(
     output_path = Path(output_path)
     output_path.parent.mkdir(parents=True, exist_ok=True)
     # 256 colors are hard to tell from all of them here, and make the file four times smaller.
-    sheet.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(output_path, optimize=True)
+    palette = sheet.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    atomic_write(output_path, lambda file: palette.save(file, "PNG", optimize=True))
     return output_path
 
 

@@ -38,6 +38,10 @@ class LaunchError(UserError, RuntimeError):
     """The processes of a job did not come together, or one of them failed."""
 
 
+class MachineError(UserError, RuntimeError):
+    """The machine failed the job: a disk is full, or a process was killed. The message says what to do."""
+
+
 def format_error(error: BaseException) -> str:
     """The message of an error with ``error:`` before each problem of a :class:`ConfigError`, else once."""
     problems = error.problems if isinstance(error, ConfigError) else [error]

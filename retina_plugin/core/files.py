@@ -106,9 +106,11 @@ def atomic_write(
             file.flush()
             os.fsync(file.fileno())  # before the rename: a power cut could otherwise leave the name without the data
         os.replace(unfinished, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.remove(unfinished)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = path  # a failed write does not know its file
         raise
     _sync_folder(os.path.dirname(path) or ".")
 

@@ -1,7 +1,6 @@
 """Reads training images, replaces those that cannot be read, and counts them."""
 
 import logging
-import signal
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -122,13 +121,3 @@ class UnreadableImages:
     def load_state_dict(self, state: dict[str, str]) -> None:
         self._reasons = dict(state)
         self._next_summary = 2 * max(LOGGED_IMAGES, len(state))
-
-
-def ignore_signals(worker_id: int) -> None:
-    """``worker_init_fn`` of data loaders: a signal to a whole group of processes does not end the workers.
-
-    The training process needs its workers until its iteration is done. It ends those that do not end by themselves with
-    a SIGTERM, which is the second one here.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

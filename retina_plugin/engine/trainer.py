@@ -30,6 +30,7 @@ from retina_plugin.checkpoint import CheckpointError, RetinaCheckpointer
 from retina_plugin.config import require_retina_config
 from retina_plugin.core.comm import any_rank
 from retina_plugin.core.errors import ConfigError, TrainingDataError
+from retina_plugin.core.failures import explain_failure, explain_failures
 from retina_plugin.core.rng import seed_all
 from retina_plugin.data.class_names import common_class_names
 from retina_plugin.data.dataset_checks import check_class_count
@@ -63,6 +64,8 @@ class RetinaTrainer(DefaultTrainer):
         require_retina_config(cfg)
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
+        # Detectron2's loop logs every exception with its traceback.
+        logging.getLogger("detectron2.engine.train_loop").addFilter(_drop_traceback)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -160,13 +163,14 @@ class RetinaTrainer(DefaultTrainer):
         Raises:
             TrainingInterrupted: a signal stopped the training, after a checkpoint was saved.
             TrainingDataError: too many images cannot be read.
+            MachineError: a disk is full, or a data loader worker was killed.
         """
         if self._seed is None:
             self._seed = comm.shared_random_seed()
         if num_images := getattr(self.data_loader, "num_images", None):  # a project's loader may not know
             logging.getLogger(__name__).info(schedule_table(self.cfg, num_images))
         try:
-            with signals.catch_signals():
+            with signals.catch_signals(), explain_failures():
                 return super().train()
         except TrainingEnded:
             results = getattr(self, "_last_eval_results", None)
@@ -302,11 +306,14 @@ def evaluate(cfg: CfgNode, *, resume: bool = False, trainer: type[RetinaTrainer]
 
     Raises:
         CheckpointError: the weights are not those of this model, or of the classes of the data.
+        FileError: a test image cannot be read.
+        MachineError: a disk is full, or a data loader worker was killed.
     """
-    model = trainer.build_model(cfg)
-    checkpointer = _build_checkpointer(cfg, model, cfg.DATASETS.TEST, strict=True)
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    results = trainer.test(cfg, model)
+    with explain_failures():
+        model = trainer.build_model(cfg)
+        checkpointer = _build_checkpointer(cfg, model, cfg.DATASETS.TEST, strict=True)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        results = trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
@@ -322,3 +329,10 @@ def _build_checkpointer(cfg: CfgNode, model: nn.Module, datasets: Sequence[str],
 
 def _is_before_evaluation(hook: HookBase) -> bool:
     return not isinstance(hook, hooks.EvalHook)
+
+
+def _drop_traceback(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if error and (explained := explain_failure(error)):
+        record.exc_info, record.msg, record.args = None, "Training stops: %s", (str(explained).partition("\n")[0],)
+    return True

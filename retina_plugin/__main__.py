@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from retina_plugin.cli import ALIASES, COMMANDS
 from retina_plugin.config.imports import add_import_argument, import_modules
 from retina_plugin.core.errors import UserError, format_error
+from retina_plugin.core.failures import explain_failures
 
 _PROG = "retina-plugin"
 
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     args = parser.parse_intermixed_args(argv[1:])
     try:
         import_modules(args.imports)
-        return command.run(args)
+        with explain_failures():
+            return command.run(args)
     except (UserError, OSError, ValueError) as error:
         print(format_error(error), file=sys.stderr)
         return 2

@@ -4,14 +4,15 @@ import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
 from retina_plugin.config.defaults import add_retina_config
 from retina_plugin.config.imports import add_imports, add_project, follow_imports
-from retina_plugin.core.errors import ConfigError
+from retina_plugin.core.errors import ConfigError, FileError
+from retina_plugin.core.files import refuse_special_file
 from retina_plugin.core.text import did_you_mean
 
 RENAMED_KEYS = {"SOLVER.AUTO_SCALE": "SOLVER.REFERENCE_BATCH_SIZE", "TEST.LOSS_PERIOD": "TEST.VAL_LOSS_PERIOD"}
@@ -110,9 +111,20 @@ def flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{name}", value
 
 
+class _RegularFiles(CfgNode):
+    """Opens files and their ``_BASE_``, but neither pipes nor devices, which may never end."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> IO[str]:
+        refuse_special_file(filename)
+        return super()._open_cfg(filename)
+
+
 def _load(config_file: str) -> CfgNode:
     try:
-        return CfgNode(CfgNode.load_yaml_with_base(config_file, allow_unsafe=True))
+        return CfgNode(_RegularFiles.load_yaml_with_base(config_file, allow_unsafe=True))
+    except FileError as error:
+        raise ConfigError([f"cannot read config file {config_file}: {error}"]) from None
     except OSError as error:
         name = error.filename or config_file
         raise ConfigError([f"cannot read config file {name}: {error.strerror}"]) from None

@@ -49,6 +49,16 @@ def require_regular_file(path: str | os.PathLike) -> None:
         raise FileError(f"{path} is a {kind}, not a file")
 
 
+def refuse_special_file(path: str | os.PathLike) -> None:
+    """Check that reading a path does not block or never end. Missing files, folders and remote paths pass.
+
+    Raises:
+        FileError: it is a named pipe, a socket or a device.
+    """
+    if os.path.exists(path) and not os.path.isdir(path):
+        require_regular_file(path)
+
+
 def require_new_file(
     path: str | os.PathLike, *, overwrite: bool = False, inputs: Iterable[str | os.PathLike | None] = ()
 ) -> None:

@@ -12,7 +12,8 @@ from detectron2.utils.serialize import PicklableWrapper
 from PIL import Image
 from torch.utils.data import Dataset
 
-from retina_plugin.core.errors import TrainingDataError
+from retina_plugin.core.errors import FileError, TrainingDataError
+from retina_plugin.core.files import refuse_special_file
 from retina_plugin.core.rng import seeded
 
 # What mappers raise for a file that is missing, cut, not an image, or of another size than its annotations say. Pillow
@@ -57,10 +58,11 @@ class SkipUnreadableDataset(Dataset):
             image = self._images[candidate]
             name = image.get("file_name", f"image {candidate}")
             try:
+                refuse_special_file(str(image.get("file_name", "")))
                 with seeded(self._seed, position):
                     example = self._mapper(image)
             except UNREADABLE as error:
-                reports.append((name, f"{type(error).__name__}: {' '.join(str(error).split())}"))
+                reports.append((name, _reason(error)))
                 continue
             if example is not None:
                 return example, reports
@@ -72,6 +74,25 @@ class SkipUnreadableDataset(Dataset):
         # Not the generator of the mapper, whose state depends on where the mapper failed.
         rng = np.random.default_rng((self._seed, position))
         yield from map(int, rng.choice(others, min(MAX_SUBSTITUTES, len(others)), replace=False))
+
+
+class EvaluationMapper:
+    """Calls a mapper of an evaluation, which leaves out no image."""
+
+    def __init__(self, mapper: Callable[[dict], Any]):
+        self._mapper = mapper
+
+    def __call__(self, image: dict) -> Any:
+        """
+        Raises:
+            FileError: the image cannot be read.
+        """
+        name = str(image.get("file_name", ""))
+        try:
+            refuse_special_file(name)
+            return self._mapper(image)
+        except UNREADABLE as error:
+            raise FileError(f"{name} cannot be read ({_reason(error)}), and an evaluation needs every image") from error
 
 
 class UnreadableImages:
@@ -121,3 +142,7 @@ class UnreadableImages:
     def load_state_dict(self, state: dict[str, str]) -> None:
         self._reasons = dict(state)
         self._next_summary = 2 * max(LOGGED_IMAGES, len(state))
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from retina_plugin.core.errors import ConfigError, FileError
-from retina_plugin.core.files import require_regular_file
+from retina_plugin.core.files import refuse_special_file
 from retina_plugin.engine.arguments import processes_of
 from retina_plugin.engine.run_lock import lock_output_dir
 
@@ -56,11 +56,10 @@ def _require_regular_files(folder: str) -> None:
     """Raise ``ConfigError`` if a name of a run's files is a pipe or a device: opening it could wait for ever."""
     problems = []
     for path in (path for pattern in _FILES_OF_A_RUN for path in _matches(folder, pattern)):
-        if os.path.exists(path) and not os.path.isdir(path):
-            try:
-                require_regular_file(path)
-            except FileError as error:
-                problems.append(f"OUTPUT_DIR {folder}: {error}. Remove it, or choose another OUTPUT_DIR")
+        try:
+            refuse_special_file(path)
+        except FileError as error:
+            problems.append(f"OUTPUT_DIR {folder}: {error}. Remove it, or choose another OUTPUT_DIR")
     if problems:
         raise ConfigError(problems)
 

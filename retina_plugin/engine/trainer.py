@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import DatasetEvaluator, verify_results
@@ -35,6 +36,7 @@ from retina_plugin.core.rng import seed_all
 from retina_plugin.data.class_names import common_class_names
 from retina_plugin.data.dataset_checks import check_class_count
 from retina_plugin.data.loader import ResumableTrainLoader, build_resumable_train_loader
+from retina_plugin.data.reading import EvaluationMapper
 from retina_plugin.diagnostics.zero_ap import explain_zero_ap
 from retina_plugin.engine import resume as resuming
 from retina_plugin.engine import signals
@@ -117,7 +119,8 @@ class RetinaTrainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
-        loader = super().build_test_loader(cfg, dataset_name)
+        mapper = EvaluationMapper(DatasetMapper(cfg, is_train=False))
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
         check_class_count(cfg, dataset_name)
         return signals.InterruptibleLoader(loader)
 

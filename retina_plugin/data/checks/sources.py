@@ -7,6 +7,7 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 
+from retina_plugin.core.files import refuse_special_file
 from retina_plugin.data.checks.coco_file import read_coco
 from retina_plugin.data.checks.context import DataSet
 from retina_plugin.data.checks.entries import is_box, is_number
@@ -79,6 +80,7 @@ def _as_xywh(box: Any, mode: Any) -> Any:
 
 def _size_of_file(image: Entry) -> dict[str, int]:
     try:  # Detectron2, too, takes the size from the file if a dict has none
+        refuse_special_file(image["file_name"])
         height, width = read_image(image["file_name"]).shape[:2]
     except (KeyError, OSError, ValueError):
         return {}

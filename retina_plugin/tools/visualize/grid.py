@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image, ImageDraw, ImageFont
 
-from retina_plugin.core.files import atomic_write
+from retina_plugin.core.files import atomic_write, refuse_special_file
 
 Record = dict[str, Any]  # of Detectron2's DatasetCatalog
 Color = tuple[int, int, int]
@@ -131,6 +131,7 @@ def _class_colors(num_classes: int) -> list[Color]:
 def _draw_tile(
     record: Record, detections: list[Detection], class_names: list[str], colors: list[Color], tile_size: int
 ) -> Image.Image:
+    refuse_special_file(record["file_name"])
     with Image.open(record["file_name"]) as file:
         image = file.convert("RGB")
     scale = tile_size / max(image.size)

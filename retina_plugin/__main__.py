@@ -9,6 +9,7 @@ from retina_plugin.cli import ALIASES, COMMANDS
 from retina_plugin.config.imports import add_import_argument, import_modules
 from retina_plugin.core.errors import UserError, format_error
 from retina_plugin.core.failures import explain_failures
+from retina_plugin.core.terminal import printable_output
 
 _PROG = "retina-plugin"
 
@@ -40,13 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if {"-h", "--help"} & set(argv):
         parser.parse_args(["--help"])  # parse_intermixed_args hides positional arguments
     args = parser.parse_intermixed_args(argv[1:])
-    try:
-        import_modules(args.imports)
-        with explain_failures():
-            return command.run(args)
-    except (UserError, OSError, ValueError) as error:
-        print(format_error(error), file=sys.stderr)
-        return 2
+    with printable_output():
+        try:
+            import_modules(args.imports)
+            with explain_failures():
+                return command.run(args)
+        except (UserError, OSError, ValueError) as error:
+            print(format_error(error), file=sys.stderr)
+            return 2
 
 
 if __name__ == "__main__":

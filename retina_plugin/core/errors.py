@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from retina_plugin.core.text import printable
+
 
 class UserError(Exception):
     """An error whose message is written for the user: what is wrong, where, and what to do."""
@@ -43,6 +45,9 @@ class MachineError(UserError, RuntimeError):
 
 
 def format_error(error: BaseException) -> str:
-    """The message of an error with ``error:`` before each problem of a :class:`ConfigError`, else once."""
+    """The message of an error with ``error:`` before each problem of a :class:`ConfigError`, else once.
+
+    Characters of names in it that control a terminal are escaped.
+    """
     problems = error.problems if isinstance(error, ConfigError) else [error]
-    return "\n".join(f"error: {problem}" for problem in problems)
+    return "\n".join(f"error: {printable(str(problem))}" for problem in problems)

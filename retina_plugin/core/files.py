@@ -126,8 +126,8 @@ def atomic_write(
 
 
 def atomic_write_text(path: str | os.PathLike, text: str) -> None:
-    """:func:`atomic_write` for text in UTF-8."""
-    atomic_write(path, lambda file: file.write(text.encode()))
+    """:func:`atomic_write` for text in UTF-8; halves of surrogate pairs, which UTF-8 lacks, are escaped."""
+    atomic_write(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def remove_unfinished(folder: str | os.PathLike, *names: str) -> None:

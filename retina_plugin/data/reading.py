@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from retina_plugin.core.errors import FileError, TrainingDataError
 from retina_plugin.core.files import refuse_special_file
 from retina_plugin.core.rng import seeded
+from retina_plugin.core.text import one_line
 
 # What mappers raise for a file that is missing, cut, not an image, or of another size than its annotations say. Pillow
 # also raises SyntaxError (a broken PNG), struct.error and zlib.error. Any other exception is a mistake in a program.
@@ -56,7 +57,7 @@ class SkipUnreadableDataset(Dataset):
         reports: list[Report] = []
         for candidate in self._candidates(position, index, group):
             image = self._images[candidate]
-            name = image.get("file_name", f"image {candidate}")
+            name = one_line(image.get("file_name", f"image {candidate}"))
             try:
                 refuse_special_file(str(image.get("file_name", "")))
                 with seeded(self._seed, position):
@@ -92,7 +93,9 @@ class EvaluationMapper:
             refuse_special_file(name)
             return self._mapper(image)
         except UNREADABLE as error:
-            raise FileError(f"{name} cannot be read ({_reason(error)}), and an evaluation needs every image") from error
+            raise FileError(
+                f"{one_line(name)} cannot be read ({_reason(error)}), and an evaluation needs every image"
+            ) from error
 
 
 class UnreadableImages:
@@ -145,4 +148,4 @@ class UnreadableImages:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {one_line(' '.join(str(error).split()))}"

@@ -31,7 +31,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
 from retina_plugin.config.imports import import_modules
-from retina_plugin.core.comm import num_cores
+from retina_plugin.core.cores import num_cores
 from retina_plugin.core.errors import ConfigError, LaunchError, UserError
 from retina_plugin.core.files import atomic_write
 from retina_plugin.engine.arguments import Processes, processes_of

@@ -43,8 +43,8 @@ from retina_plugin.engine import signals
 from retina_plugin.engine.hooks import TrainingEnded, build_monitoring_hooks
 from retina_plugin.engine.per_rank_buffers import PerRankBuffers
 from retina_plugin.engine.run_state import Results, RunState
-from retina_plugin.engine.schedule import schedule_table
 from retina_plugin.engine.step import TrainingStep
+from retina_plugin.engine.summary import start_summary
 from retina_plugin.engine.writers import MetricsWriter, PeriodicWriter, ProgressPrinter
 from retina_plugin.evaluation import build_evaluator
 
@@ -170,8 +170,9 @@ class RetinaTrainer(DefaultTrainer):
         """
         if self._seed is None:
             self._seed = comm.shared_random_seed()
-        if num_images := getattr(self.data_loader, "num_images", None):  # a project's loader may not know
-            logging.getLogger(__name__).info(schedule_table(self.cfg, num_images))
+        num_images = getattr(self.data_loader, "num_images", None)  # a project's loader may not know
+        for line in start_summary(self.cfg, self.checkpointer.model, num_images):
+            logging.getLogger(__name__).info(line)
         try:
             with signals.catch_signals(), explain_failures():
                 return super().train()

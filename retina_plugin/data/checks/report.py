@@ -10,6 +10,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from retina_plugin.core.files import atomic_write_text
+from retina_plugin.core.text import one_line
 from retina_plugin.data.checks.findings import SEVERITIES, Finding, Findings, Kind
 
 _COLUMNS = ("severity", "kind", "file_name", "image_id", "annotation_id", "category_id", "detail")
@@ -22,7 +23,7 @@ def as_text(found: Findings, examples: int = 3) -> str:
     for kind, findings in found.by_kind().items():
         for i, finding in enumerate(findings[:examples]):
             head = (kind.severity, kind.name, len(findings)) if i == 0 else ("", "", "")
-            rows.append((*head, textwrap.shorten(_where(finding), 150)))
+            rows.append((*head, textwrap.shorten(one_line(_where(finding)), 150)))
         remedies.append(f"{kind.name}: {found.explanation(kind)}")
     if not rows:
         return ""

@@ -7,9 +7,10 @@ from pathlib import Path
 from retina_plugin.config import read_config
 from retina_plugin.config.checks import check_model_config
 from retina_plugin.config.checks.model import builds_focal_retinanet
-from retina_plugin.core.comm import num_cores
+from retina_plugin.core.cores import num_cores
 from retina_plugin.core.errors import ConfigError
 from retina_plugin.core.files import atomic_write_text, require_new_file
+from retina_plugin.core.text import one_line
 from retina_plugin.data import checks
 from retina_plugin.data.checks import report
 from retina_plugin.data.dataset_checks import check_datasets
@@ -92,7 +93,7 @@ def check_data_set_of(
         for path in outputs:
             require_new_file(path, overwrite=overwrite, inputs=[data.json_file])
         numbers = ", ".join(f"{len(data.coco[s])} {s}" for s in ("images", "annotations", "categories"))
-        print(f"{data.name}: {numbers}", flush=True)
+        print(f"{one_line(data.name)}: {numbers}", flush=True)
         context = checks.Context(data, cfg, found, reader if read_images else None, num_classes)
         checks.check_data_set(context)
     except checks.CannotCheck as stop:

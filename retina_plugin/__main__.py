@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -45,10 +46,22 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         try:
             import_modules(args.imports)
             with explain_failures():
-                return command.run(args)
+                status = command.run(args)
+                sys.stdout.flush()
+                return status
         except (UserError, OSError, ValueError) as error:
-            print(format_error(error), file=sys.stderr)
+            if not isinstance(error, BrokenPipeError):  # as in `... | head`
+                print(format_error(error), file=sys.stderr)
+            _drop_unwritten_output()
             return 2
+
+
+def _drop_unwritten_output() -> None:
+    """Keep Python from failing again at its exit, if standard output is full or closed."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from retina_plugin.core.errors import MachineError, UserError
 
-_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-_FREE_SPACE = (
-    "Free space, or choose another folder. Files that were complete before stay as they are; a training goes on from "
-    "its last checkpoint with --resume"
-)
+_FULL, _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+_ADVICE = {
+    **dict.fromkeys(_FULL, "Free space, or choose another folder"),
+    **dict.fromkeys(_REFUSED, "Correct the disk or the permissions, or choose another folder"),
+}
 # What usually ends a worker, by the words of torch's error.
 _ENDS = {
     "Bus error": "Its shared memory ran out: enlarge /dev/shm (docker: --shm-size), or set DATALOADER.NUM_WORKERS 0",
@@ -22,12 +22,14 @@ _ENDS = {
 
 
 @contextlib.contextmanager
-def explain_failures() -> Iterator[None]:
+def explain_failures(what_next: str = "") -> Iterator[None]:
     """Raise failures of the machine as errors for the user.
 
+    Args:
+        what_next: a sentence for their end.
+
     Raises:
-        MachineError: a file could not be written since its disk, its quota or its size limit is exhausted, or a data
-            loader worker died.
+        MachineError: a disk, a quota or a size limit is exhausted, a file cannot be used, or a data loader worker died.
         UserError: raised in a data loader worker, whose traceback torch adds to the message.
     """
     try:
@@ -36,21 +38,31 @@ def explain_failures() -> Iterator[None]:
         explained = explain_failure(error)
         if explained is None or explained is error:
             raise
+        if what_next and isinstance(explained, MachineError):
+            explained = MachineError(f"{explained}. {what_next}")
         raise explained from error
 
 
 def explain_failure(error: BaseException) -> UserError | None:
     """Return the error for the user that is behind an exception; None if there is none."""
-    seen: BaseException | None = error
-    while seen is not None:
+    chain = list(_chain(error))
+    for seen in chain:
         if isinstance(seen, UserError):
             return _without_traceback(seen)
         if isinstance(seen, RuntimeError) and str(seen).startswith("DataLoader worker (pid"):
             return _dead_worker(str(seen))
-        if isinstance(seen, OSError) and seen.errno in _CANNOT_WRITE:
-            return MachineError(f"{seen.filename or 'a file'} cannot be written: {seen.strerror}. {_FREE_SPACE}")
-        seen = seen.__cause__ or seen.__context__
-    return None
+    refused = [seen for seen in chain if isinstance(seen, OSError) and seen.errno in _ADVICE]
+    if not refused:
+        return None
+    named = next((seen for seen in refused if seen.filename), refused[0])  # closing a file fails again, without a name
+    what = "cannot be written" if named.errno in _FULL else "cannot be used"
+    return MachineError(f"{named.filename or 'a file'} {what}: {named.strerror}. {_ADVICE[named.errno or 0]}")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _without_traceback(error: UserError) -> UserError:
@@ -66,6 +78,4 @@ def _dead_worker(text: str) -> MachineError:
     how = text.removeprefix("DataLoader worker ").partition("Details are lost")[0]
     how = " ".join(re.sub(r"^\((pid\S*) (.*?)\) ", r"\1 \2 ", how).split()).rstrip(".")
     advice = next(advice for end, advice in _ENDS.items() if end in how)
-    return MachineError(
-        f"a data loader worker died: {how}. {advice}. A training goes on from its last checkpoint with --resume"
-    )
+    return MachineError(f"a data loader worker died: {how}. {advice}")

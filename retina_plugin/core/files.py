@@ -119,8 +119,11 @@ def atomic_write(
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.remove(unfinished)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = path  # a failed write does not know its file
+        cause: BaseException | None = error
+        while cause is not None:  # torch.save() raises another error over that of the write
+            if isinstance(cause, OSError) and cause.filename is None:
+                cause.filename = path  # a failed write does not know its file
+            cause = cause.__context__
         raise
     _sync_folder(os.path.dirname(path) or ".")
 

@@ -3,13 +3,19 @@
 Both are safe to look at: color codes are left out of messages, and what else controls a terminal is escaped.
 """
 
+import atexit
+import contextlib
 import copy
+import functools
 import logging
 import re
 import sys
+import threading
+from typing import Any
 
 from detectron2.utils.logger import setup_logger
 
+from retina_plugin.core.failures import explain_failure
 from retina_plugin.core.text import printable
 
 _COLORS = re.compile("\x1b\\[[0-9;]*m")  # Detectron2 colors tables and configurations
@@ -34,8 +40,42 @@ def setup_logs(output_dir: str, rank: int) -> None:
             if isinstance(handler.formatter, PrintableFormatter):  # of an earlier job in this process
                 continue
             handler.setFormatter(PrintableFormatter(handler.formatter or logging.Formatter()))
-            if getattr(handler, "stream", None) is sys.stdout:
+            handler.handleError = functools.partial(_report_once, handler)  # type: ignore[method-assign]
+            stream = getattr(handler, "stream", None)
+            if stream is sys.stdout:
                 handler.addFilter(short_start)
+            elif stream is not None:
+                atexit.register(_close, stream)
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _explain_in_thread
+
+
+_reported: set[logging.Handler] = set()
+
+
+def _report_once(handler: logging.Handler, record: logging.LogRecord) -> None:
+    """In place of ``logging``'s traceback for every record, if a disk is full."""
+    error = sys.exc_info()[1]
+    if not isinstance(error, OSError):
+        logging.Handler.handleError(handler, record)
+    elif handler not in _reported:
+        _reported.add(handler)
+        name = getattr(getattr(handler, "stream", None), "name", "a log")
+        print(f"warning: {name} is incomplete: {error.strerror}", file=sys.stderr)
+
+
+def _close(stream: Any) -> None:
+    with contextlib.suppress(OSError):  # what it could not write before; Detectron2 closes it after this
+        stream.close()
+
+
+def _explain_in_thread(args: threading.ExceptHookArgs) -> None:
+    """In place of a traceback of TensorBoard's thread, if a disk is full."""
+    explained = explain_failure(args.exc_value) if args.exc_value else None
+    if explained:
+        print(f"warning: {printable(str(explained))}", file=sys.stderr)
+    else:
+        threading.__excepthook__(args)
 
 
 class PrintableFormatter(logging.Formatter):

@@ -83,7 +83,7 @@ def _matches(folder: str, pattern: str) -> list[str]:
 
 
 def _describe(folder: str) -> str:
-    checkpoints, last = len(_matches(folder, "model_*.pth")), _read(folder, "last_checkpoint").strip()
+    checkpoints, last = len(_matches(folder, "model_*.pth")), _read(folder, "last_checkpoint").strip()[:100]
     number = re.fullmatch(r"model_(\d+)\.pth", last)
     # Only lines that are complete: a process that is killed leaves the beginning of one.
     iterations = re.findall(r'^\{.*"iteration": (\d+)[,}]', _read(folder, "metrics.json"), re.MULTILINE)
@@ -99,7 +99,10 @@ def _describe(folder: str) -> str:
 
 def _read(folder: str, name: str) -> str:
     path = Path(folder, name)
-    return path.read_text(errors="replace") if path.is_file() else ""
+    try:
+        return path.read_text(errors="replace") if path.is_file() else ""
+    except OSError as error:
+        return f"{name} that cannot be read ({error.strerror})"
 
 
 def _next_previous(folder: str) -> str:

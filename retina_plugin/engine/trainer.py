@@ -48,6 +48,8 @@ from retina_plugin.engine.summary import start_summary
 from retina_plugin.engine.writers import MetricsWriter, PeriodicWriter, ProgressPrinter
 from retina_plugin.evaluation import build_evaluator
 
+_WHAT_NEXT = "Checkpoints that were complete stay as they are: --resume goes on from the last one"
+
 
 class RetinaTrainer(DefaultTrainer):
     """Trains and evaluates a configured model. Its ``build_*`` methods are those of ``DefaultTrainer`` to override.
@@ -174,7 +176,7 @@ class RetinaTrainer(DefaultTrainer):
         for line in start_summary(self.cfg, self.checkpointer.model, num_images):
             logging.getLogger(__name__).info(line)
         try:
-            with signals.catch_signals(), explain_failures():
+            with signals.catch_signals(), explain_failures(_WHAT_NEXT):
                 return super().train()
         except TrainingEnded:
             results = getattr(self, "_last_eval_results", None)

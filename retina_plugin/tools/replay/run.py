@@ -12,7 +12,7 @@ from torch import nn
 
 from retina_plugin.config import get_cfg, merge_config, merge_values
 from retina_plugin.config.imports import add_imports
-from retina_plugin.core.errors import ConfigError
+from retina_plugin.core.errors import ConfigError, UserError
 from retina_plugin.diagnostics.snapshot import StepSnapshot, read_snapshot
 from retina_plugin.diagnostics.step_diagnosis import StepDiagnosis, diagnose_step, image_name
 from retina_plugin.modeling.gradients import split_batch
@@ -42,6 +42,24 @@ def replay(
     if not file.is_file():
         raise FileNotFoundError(f"no file {file}: training writes them to OUTPUT_DIR/divergence")
     step, data = read_snapshot(file)
+    try:
+        return _replay(file, step, data, device, precision, imports, opts)
+    except (ArithmeticError, LookupError, AssertionError, AttributeError, RuntimeError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = " ".join(str(error).split())[:500]
+        raise ValueError(f"{file}: the step cannot be run ({type(error).__name__}: {reason})") from error
+
+
+def _replay(
+    file: Path,
+    step: StepSnapshot,
+    data: dict[str, Any],
+    device: str | None,
+    precision: str | None,
+    imports: Iterable[str],
+    opts: Sequence[Any],
+) -> bool:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = _build_model(file, data, device, imports, opts)
     step = step._replace(precision=precision or step.precision)
@@ -64,7 +82,7 @@ def _build_model(
     add_imports(cfg, imports)
     folder = file.resolve().parent
     run_folder = folder.parent if folder.name == "divergence" else folder
-    merge_values(cfg, yaml.safe_load(data["config"]), str(file), run_folder)
+    merge_values(cfg, _read_yaml(file, data["config"]), str(file), run_folder)
     merge_config(cfg, opts=opts)
     cfg.MODEL.DEVICE = device
     try:
@@ -72,10 +90,20 @@ def _build_model(
         model.load_state_dict(data["model"])
     except ConfigError:
         raise
-    except (AssertionError, KeyError, RuntimeError, ValueError) as error:
+    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(" ".join(map(str, error.args)).split())[:500]
         raise ValueError(f"the model of the step cannot be built: {reason}") from error
     return model.train()
+
+
+def _read_yaml(file: Path, text: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is damaged: its configuration is not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} is damaged: its configuration is not a mapping of keys to values")
+    return values
 
 
 def _print_recorded(step: StepSnapshot, data: dict[str, Any], device: str, opts: Sequence[Any]) -> None:

@@ -6,7 +6,7 @@ The detections are the ``coco_instances_results.json`` of Detectron2's ``COCOEva
 import colorsys
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +89,16 @@ def _read_detections(
         )
     try:
         results = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
-    fields = {"image_id", "category_id", "bbox", "score"}
-    if not isinstance(results, list) or not all(isinstance(r, dict) and fields <= r.keys() for r in results):
-        names = ", ".join(sorted(fields))
-        raise ValueError(f"{path} is not a COCO result list: a list of objects with {names}.")
+    if not isinstance(results, list):
+        raise ValueError(f"{path} is not a COCO result list: a list of objects with {', '.join(_FIELDS)}.")
+    for i, result in enumerate(results):
+        if not isinstance(result, dict) or not all(is_valid(result.get(name)) for name, is_valid in _FIELDS.items()):
+            raise ValueError(
+                f"{path} is not a COCO result list: entry {i} is no object with {', '.join(_FIELDS)} (ids, four "
+                "numbers, a number)."
+            )
 
     image_ids = {record["image_id"] for record in records}
     classes = getattr(metadata, "thing_dataset_id_to_contiguous_id", None)
@@ -110,6 +114,27 @@ def _read_detections(
             box = (x, y, x + width, y + height)
             detections[r["image_id"]].append((r["score"], classes[r["category_id"]], box))
     return detections
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, (int, str))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _TOO_LARGE
+
+
+def _is_box(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+
+
+_TOO_LARGE = 1e9  # also for infinity and NaN, of which no comparison is true
+_FIELDS: dict[str, Callable[[object], bool]] = {
+    "image_id": _is_id,
+    "category_id": _is_id,
+    "bbox": _is_box,
+    "score": _is_number,
+}
 
 
 def _require_known(kind: str, unknown: set[Any], path: Path, dataset_name: str) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -9,6 +10,8 @@ from retina_plugin.cli import ALIASES, COMMANDS
 from retina_plugin.config import add_config_arguments
 from retina_plugin.config.imports import import_modules
 from retina_plugin.core.errors import UserError, format_error
+from retina_plugin.core.failures import explain_failures
+from retina_plugin.core.terminal import printable_output
 
 _PROG = "retina-plugin"
 
@@ -40,12 +43,26 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if {"-h", "--help"} & set(argv):
         parser.parse_args(["--help"])  # parse_intermixed_args hides positional arguments
     args = parser.parse_intermixed_args(argv[1:])
+    with printable_output():
+        try:
+            import_modules(args.imports)
+            with explain_failures():
+                status = command.run(args)
+                sys.stdout.flush()
+                return status
+        except (UserError, OSError, ValueError) as error:
+            if not isinstance(error, BrokenPipeError):  # as in `... | head`
+                print(format_error(error), file=sys.stderr)
+            _drop_unwritten_output()
+            return 2
+
+
+def _drop_unwritten_output() -> None:
+    """Keep Python from failing again at its exit, if standard output is full or closed."""
     try:
-        import_modules(args.imports)
-        return command.run(args)
-    except (UserError, OSError, ValueError) as error:
-        print(format_error(error), file=sys.stderr)
-        return 2
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

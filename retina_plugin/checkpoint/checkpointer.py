@@ -95,6 +95,8 @@ class RetinaCheckpointer(DetectionCheckpointer):
         del checkpoint["model"]
         missing = self._change(plan, {name: checkpoint.pop(name) for name in names}, path)
         self.logger.info("Weights %s:\n%s", path, plan.summary(self.model, missing))
+        for note in plan.notes():
+            self.logger.info(note)
         return checkpoint
 
     def save(self, name: str, *, is_last: bool = True, **kwargs: Any) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from retina_plugin.checkpoint.class_remap import ClassLayer, find_class_layer, names_in_file, row_sources, take_rows
 from retina_plugin.checkpoint.compare import differing_types, strip_wrappers
 from retina_plugin.core.errors import CheckpointError
-from retina_plugin.core.text import list_some
+from retina_plugin.core.text import list_some, one_line
 from retina_plugin.data.class_names import first_difference
 
 _MANY = 20
@@ -95,10 +95,14 @@ class LoadPlan:
                 counts.setdefault(_module(key), Counter())[kind] += 1
         kinds = ("loaded", "re-mapped", "initialized")
         rows = [(module, *(count[kind] or "" for kind in kinds)) for module, count in counts.items()]
-        parts = [tabulate(rows, tablefmt="pipe", headers=["tensors of", *kinds]), self.class_note]
+        return tabulate(rows, tablefmt="pipe", headers=["tensors of", *kinds])
+
+    def notes(self) -> list[str]:
+        """Sentences about classes, and about what was left out."""
+        notes = [self.class_note] if self.class_note else []
         if self.unused:
-            parts.append(f"Not of this model, and left out: {list_some(self.unused, 5, '; ')}")
-        return "\n".join(part for part in parts if part)
+            notes.append(f"Not of this model, and left out: {list_some(self.unused, 5, '; ')}")
+        return notes
 
 
 def _rename_for(model: nn.Module, checkpoint: Mapping[str, Any]) -> "tuple[OrderedDict[str, Tensor], bool]":
@@ -185,9 +189,9 @@ def _refuse_other_classes(file_names: Sequence[str], class_names: Sequence[str])
     if difference is not None:
         label, ours, theirs = difference
         raise CheckpointError(
-            f"their {len(file_names)} classes are not the {len(class_names)} of the data: class {label} is {ours} in "
-            f"the weights and {theirs} in the data. Use the data set that they were trained for, with its classes in "
-            "the same order, or train on from these weights in a new run"
+            f"their {len(file_names)} classes are not the {len(class_names)} of the data: class {label} is "
+            f"{one_line(ours)} in the weights and {one_line(theirs)} in the data. Use the data set that they were "
+            "trained for, with its classes in the same order, or train on from these weights in a new run"
         )
 
 
@@ -225,7 +229,7 @@ def _refuse_keys(missing: Sequence[str], unexpected: Sequence[str]) -> None:
 
 def _lines(items: Sequence[str]) -> str:
     more = [f"and {len(items) - _MANY} more"] if len(items) > _MANY else []
-    return "\n".join(f"  {line}" for line in [*items[:_MANY], *more])
+    return "\n".join(f"  {one_line(line)}" for line in [*items[:_MANY], *more])
 
 
 def _module(key: str) -> str:

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fix", type=Path, metavar="FILE", help="write a corrected copy of the COCO file")
     share = f"{MAX_DROPPED:.0%}".replace("%", "%%")
     add("--drop", action="store_true", help=f"let --fix drop more than {share} of images, annotations or categories")
+    add("--overwrite", action="store_true", help="let --report and --fix replace files, never the data set's own")
     add("--opts", nargs="...", default=[], help=argparse.SUPPRESS)  # an older form of KEY VALUE
 
 
@@ -48,5 +49,6 @@ def run(args: argparse.Namespace) -> int:
         report_file=args.report,
         fixed_file=args.fix,
         drop=args.drop,
+        overwrite=args.overwrite,
     )
     return status

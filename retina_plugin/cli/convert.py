@@ -24,15 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="EPS",
         help="what the backbone's norms add to the variance in the source (default: what is usual there)",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace DST.pth and DST.yaml, never SRC")
     parser.add_argument(
         "--allow-pickle", action="store_true", help="read a file that may run code; for files that you trust"
     )
 
 
 def run(args: argparse.Namespace) -> None:
+    options = {"allow_pickle": args.allow_pickle, "overwrite": args.overwrite}
     if args.target:
         configuration = {"config_file": args.config_file, "imports": args.imports}
-        trust = {"allow_unsafe_yaml": args.allow_unsafe_yaml, "allow_pickle": args.allow_pickle}
-        print(export_file(args.src, args.dst, args.target, **configuration, **trust))
+        options["allow_unsafe_yaml"] = args.allow_unsafe_yaml
+        print(export_file(args.src, args.dst, args.target, **configuration, **options))
     else:
-        print(convert_file(args.src, args.dst, args.source, norm_eps=args.norm_eps, allow_pickle=args.allow_pickle))
+        print(convert_file(args.src, args.dst, args.source, norm_eps=args.norm_eps, **options))

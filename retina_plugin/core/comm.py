@@ -1,6 +1,4 @@
-"""What the ranks of a job decide together, and the cores that they share."""
-
-import os
+"""What the ranks of a job decide together."""
 
 import torch
 from detectron2.utils import comm
@@ -22,8 +20,3 @@ def any_rank(flag: object) -> bool:
     # The group through which Detectron2 itself sends metrics.
     dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=comm._get_global_gloo_group())
     return bool(votes.item())
-
-
-def num_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

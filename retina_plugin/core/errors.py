@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from retina_plugin.core.text import printable
+
 
 class UserError(Exception):
     """An error whose message is written for the user: what is wrong, where, and what to do."""
@@ -19,7 +21,7 @@ class ConfigError(UserError, ValueError):
 
 
 class FileError(UserError, OSError):
-    """A path that cannot be read as a file. The message begins with the path."""
+    """A path that cannot be read as a file, or must not be written. The message begins with the path."""
 
 
 class CheckpointError(UserError, ValueError):
@@ -38,7 +40,14 @@ class LaunchError(UserError, RuntimeError):
     """The processes of a job did not come together, or one of them failed."""
 
 
+class MachineError(UserError, RuntimeError):
+    """The machine failed the job: a disk is full, or a process was killed. The message says what to do."""
+
+
 def format_error(error: BaseException) -> str:
-    """The message of an error with ``error:`` before each problem of a :class:`ConfigError`, else once."""
+    """The message of an error with ``error:`` before each problem of a :class:`ConfigError`, else once.
+
+    Characters of names in it that control a terminal are escaped.
+    """
     problems = error.problems if isinstance(error, ConfigError) else [error]
-    return "\n".join(f"error: {problem}" for problem in problems)
+    return "\n".join(f"error: {printable(str(problem))}" for problem in problems)

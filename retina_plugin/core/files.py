@@ -5,7 +5,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import IO, Any
 
 from retina_plugin.core.errors import FileError
@@ -49,6 +49,43 @@ def require_regular_file(path: str | os.PathLike) -> None:
         raise FileError(f"{path} is a {kind}, not a file")
 
 
+def refuse_special_file(path: str | os.PathLike) -> None:
+    """Check that reading a path does not block or never end. Missing files, folders and remote paths pass.
+
+    Raises:
+        FileError: it is a named pipe, a socket or a device.
+    """
+    if os.path.exists(path) and not os.path.isdir(path):
+        require_regular_file(path)
+
+
+def require_new_file(
+    path: str | os.PathLike, *, overwrite: bool = False, inputs: Iterable[str | os.PathLike | None] = ()
+) -> None:
+    """Check, before any work, that a file whose name the user chose can be written without a loss.
+
+    Args:
+        path: the file to write.
+        overwrite: whether it may replace another file.
+        inputs: files that are read, which it never replaces; compared through links and all spellings.
+
+    Raises:
+        FileError: it exists, is one of the inputs or no regular file, or its folder is missing.
+    """
+    path = os.fspath(path)
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise FileError(f"{path} cannot be written: there is no folder {os.path.dirname(path)}")
+    if not os.path.lexists(path):
+        return
+    for other in inputs:
+        if other and os.path.exists(other) and os.path.exists(path) and os.path.samefile(path, other):
+            raise FileError(f"{path} is the input {other} itself, which stays as it is: name another file")
+    if os.path.exists(path):
+        require_regular_file(path)
+    if not overwrite:
+        raise FileError(f"{path} exists: name another file, or replace it with --overwrite")
+
+
 def atomic_write(
     path: str | os.PathLike, write: Callable[[IO[bytes]], object], *, path_manager: Any | None = None
 ) -> None:
@@ -79,16 +116,21 @@ def atomic_write(
             file.flush()
             os.fsync(file.fileno())  # before the rename: a power cut could otherwise leave the name without the data
         os.replace(unfinished, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.remove(unfinished)
+        cause: BaseException | None = error
+        while cause is not None:  # torch.save() raises another error over that of the write
+            if isinstance(cause, OSError) and cause.filename is None:
+                cause.filename = path  # a failed write does not know its file
+            cause = cause.__context__
         raise
     _sync_folder(os.path.dirname(path) or ".")
 
 
 def atomic_write_text(path: str | os.PathLike, text: str) -> None:
-    """:func:`atomic_write` for text in UTF-8."""
-    atomic_write(path, lambda file: file.write(text.encode()))
+    """:func:`atomic_write` for text in UTF-8; halves of surrogate pairs, which UTF-8 lacks, are escaped."""
+    atomic_write(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def remove_unfinished(folder: str | os.PathLike, *names: str) -> None:

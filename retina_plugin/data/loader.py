@@ -23,7 +23,8 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from retina_plugin.core.errors import TrainingDataError
-from retina_plugin.data.reading import Report, SkipUnreadableDataset, UnreadableImages, ignore_signals
+from retina_plugin.data.reading import Report, SkipUnreadableDataset, UnreadableImages
+from retina_plugin.data.workers import ignore_signals
 
 # What Detectron2's samplers draw when they are made: the seed of their order and, one of them, its subset.
 _DRAWN = ("_seed", "_indexes_subset")

@@ -1,7 +1,6 @@
 """Reads training images, replaces those that cannot be read, and counts them."""
 
 import logging
-import signal
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,8 +12,10 @@ from detectron2.utils.serialize import PicklableWrapper
 from PIL import Image
 from torch.utils.data import Dataset
 
-from retina_plugin.core.errors import TrainingDataError
+from retina_plugin.core.errors import FileError, TrainingDataError
+from retina_plugin.core.files import refuse_special_file
 from retina_plugin.core.rng import seeded
+from retina_plugin.core.text import one_line
 
 # What mappers raise for a file that is missing, cut, not an image, or of another size than its annotations say. Pillow
 # also raises SyntaxError (a broken PNG), struct.error and zlib.error. Any other exception is a mistake in a program.
@@ -58,12 +59,13 @@ class SkipUnreadableDataset(Dataset):
             image = self._images[candidate]
             name = f"image {candidate}"
             if isinstance(image, Mapping):  # the mapper may take items of another type
-                name = str(image.get("file_name", name))
+                name = one_line(str(image.get("file_name", name)))
             try:
+                refuse_special_file(str(image.get("file_name", "")))
                 with seeded(self._seed, position):
                     example = self._mapper(image)
             except UNREADABLE as error:
-                reports.append((name, f"{type(error).__name__}: {' '.join(str(error).split())}"))
+                reports.append((name, _reason(error)))
                 continue
             if example is not None:
                 return example, reports
@@ -75,6 +77,27 @@ class SkipUnreadableDataset(Dataset):
         # Not the generator of the mapper, whose state depends on where the mapper failed.
         rng = np.random.default_rng((self._seed, position))
         yield from map(int, rng.choice(others, min(MAX_SUBSTITUTES, len(others)), replace=False))
+
+
+class EvaluationMapper:
+    """Calls a mapper of an evaluation, which leaves out no image."""
+
+    def __init__(self, mapper: Callable[[dict], Any]):
+        self._mapper = mapper
+
+    def __call__(self, image: dict) -> Any:
+        """
+        Raises:
+            FileError: the image cannot be read.
+        """
+        name = str(image.get("file_name", ""))
+        try:
+            refuse_special_file(name)
+            return self._mapper(image)
+        except UNREADABLE as error:
+            raise FileError(
+                f"{one_line(name)} cannot be read ({_reason(error)}), and an evaluation needs every image"
+            ) from error
 
 
 class UnreadableImages:
@@ -126,11 +149,5 @@ class UnreadableImages:
         self._next_summary = 2 * max(LOGGED_IMAGES, len(state))
 
 
-def ignore_signals(worker_id: int) -> None:
-    """``worker_init_fn`` of data loaders: a signal to a whole group of processes does not end the workers.
-
-    The training process needs its workers until its iteration is done. It ends those that do not end by themselves with
-    a SIGTERM, which is the second one here.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(' '.join(str(error).split()))}"

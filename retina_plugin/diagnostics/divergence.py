@@ -36,8 +36,6 @@ class DivergenceMonitor:
     def __init__(self, cfg: CfgNode):
         self._cfg = cfg
         self._recent: deque[int] = deque()  # iterations
-        # Detectron2's loop logs every exception with its traceback.
-        logging.getLogger("detectron2.engine.train_loop").addFilter(_drop_traceback)
 
     def report(
         self, model: nn.Module, step: StepSnapshot, values: list[dict[str, float]], learning_rate: float
@@ -163,9 +161,3 @@ def _what_is_not_finite(values: dict[str, float]) -> str:
     if number := values[NONFINITE_BUFFER_VALUES]:
         found.append(f"{number:.0f} values of buffers are not finite")
     return ", ".join(found) or "the gradient is not finite"
-
-
-def _drop_traceback(record: logging.LogRecord) -> bool:
-    if record.exc_info and isinstance(record.exc_info[1], DivergenceError):
-        record.exc_info, record.msg, record.args = None, "Training stops: it diverged.", ()
-    return True

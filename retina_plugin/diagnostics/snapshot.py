@@ -8,9 +8,17 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from retina_plugin.checkpoint.weights_only import to_weights_only
-from retina_plugin.core.files import atomic_write
+from retina_plugin.core.files import atomic_write, refuse_special_file
 
 FORMAT = 2
+_NUMBER = (int, float)
+# What a file has, and of which types.
+_FIELDS: dict[str, tuple[type, ...]] = {
+    **{"iteration": (int,), "batch": (list,), "num_micro_batches": (int,), "precision": (str,)},
+    **{"loss_scale": _NUMBER, "divisor": (*_NUMBER, type(None)), "random_state": (dict,)},
+    **{"model": (dict,), "config": (str,), "values": (dict,), "learning_rate": _NUMBER},
+    **{"rank": (int,), "num_processes": (int,)},
+}
 _KEPT = (bool, int, float, str, Tensor)
 
 
@@ -73,17 +81,29 @@ def read_snapshot(path: str | os.PathLike) -> tuple[StepSnapshot, dict[str, Any]
         ValueError: it is something else.
     """
     try:
+        refuse_special_file(path)
         data = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # what is damaged fails in many ways
         raise ValueError(f"{path} is no file that a divergence leaves, or a damaged one") from error
-    if not isinstance(data, dict) or data.get("divergence_format") != FORMAT:
+    if not isinstance(data, dict) or not _is(data.get("divergence_format"), int) or data["divergence_format"] != FORMAT:
         raise ValueError(
             f"{path} is no file that a divergence leaves: those are OUTPUT_DIR/divergence/iteration_N_rank_R.pth"
         )
+    wrong = [name for name, types in _FIELDS.items() if not _is(data.get(name, ...), *types)]
+    if wrong or not all(_is(value, *_NUMBER) for value in data["values"].values()):
+        raise ValueError(f"{path} is damaged: {', '.join(wrong) or 'values'} missing, or of another type")
     fields = {name: data[name] for name in StepSnapshot._fields}
-    return StepSnapshot(**{**fields, "batch": [_image_from_dict(image) for image in data["batch"]]}), data
+    try:
+        batch = [_image_from_dict(image) for image in data["batch"]]
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: its images cannot be read ({error!r})") from error
+    return StepSnapshot(**{**fields, "batch": batch}), data
+
+
+def _is(value: object, *types: type) -> bool:
+    return isinstance(value, types) and not isinstance(value, bool)
 
 
 def _image_to_dict(image: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from retina_plugin.core.rng import set_torch_random_state
 from retina_plugin.core.rollback import Rollback
-from retina_plugin.core.text import list_some
+from retina_plugin.core.text import list_some, one_line
 from retina_plugin.diagnostics.snapshot import StepSnapshot
 from retina_plugin.modeling.gradients import compute_gradients
 from retina_plugin.modeling.head import as_head_output
@@ -157,7 +157,8 @@ def input_problems(image: dict[str, Any]) -> Iterator[str]:
 def image_name(image: dict[str, Any]) -> str:
     """An image's id and file, as far as it has them."""
     known = [f"id {image['image_id']}"] if "image_id" in image else []
-    return " ".join([*known, str(image["file_name"])] if "file_name" in image else known) or "an image without a name"
+    known += [one_line(image["file_name"])] if "file_name" in image else []
+    return " ".join(known) or "an image without a name"
 
 
 def _register_hooks(model: nn.Module, result: StepDiagnosis) -> list[Any]:

@@ -10,6 +10,7 @@ import importlib
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from types import FrameType
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.engine import DEFAULT_TIMEOUT
 from detectron2.engine import launch as detectron2_launch
 from detectron2.utils import comm
 from torch import distributed as dist
@@ -29,10 +31,12 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
 from retina_plugin.config.imports import import_modules
-from retina_plugin.core.comm import num_cores
+from retina_plugin.core.cores import num_cores
 from retina_plugin.core.errors import ConfigError, LaunchError, UserError
 from retina_plugin.core.files import atomic_write
 from retina_plugin.engine.arguments import Processes, processes_of
+
+TIMEOUT = DEFAULT_TIMEOUT  # of a rank that waits for the others, at the start and later
 
 Job = Callable[[CfgNode, argparse.Namespace], object]
 
@@ -43,7 +47,7 @@ def launch(main: Job, cfg: CfgNode, args: argparse.Namespace) -> None:
     A job of one process runs in this process. Otherwise Detectron2's ``launch`` starts a process for each GPU of this
     machine (``--num-gpus``), or torchrun has started all processes. With ``MODEL.DEVICE`` cpu, ranks communicate by
     Gloo. Unless ``OMP_NUM_THREADS`` is set, the ranks of a machine share its cores. A rank waits up to 30 minutes for
-    the others (Detectron2's ``DEFAULT_TIMEOUT``), at the start and later.
+    the others (``TIMEOUT``, which is Detectron2's), at the start and later.
 
     Args:
         main: a function of a module, or a ``functools.partial`` of one. Ranks import the modules of ``cfg.IMPORTS``
@@ -53,7 +57,8 @@ def launch(main: Job, cfg: CfgNode, args: argparse.Namespace) -> None:
 
     Raises:
         UserError: raised by the rank that failed first.
-        LaunchError: another error of that rank, with its traceback, or how the rank was killed.
+        LaunchError: another error of that rank, with its traceback, or how the rank was killed; or the ranks did not
+            come together.
         SystemExit: no rank failed, and one called ``sys.exit(CODE)``. After SIGTERM or SIGINT, which are passed on to
             the ranks, the code is 128 plus the number of the signal if the ranks do not handle the signal.
     """
@@ -73,11 +78,16 @@ def _run_under_torchrun(main: Job, cfg: CfgNode, args: argparse.Namespace, proce
     worker = importlib.import_module("detectron2.engine.launch")._distributed_worker
     per_machine, _, machine_rank, local_rank = processes
     sizes = processes.world_size, per_machine, machine_rank
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} (MASTER_ADDR, MASTER_PORT)"
+    if local_rank == 0:
+        _announce(processes, address)
     try:
-        worker(local_rank, _run_job, *sizes, "env://", (main, cfg, args, per_machine))
+        worker(local_rank, _run_job, *sizes, "env://", (main, cfg, args, per_machine), TIMEOUT)
     except UserError:
         raise
     except Exception as error:
+        if not dist.is_initialized() and isinstance(error, dist.DistError):
+            raise LaunchError(_not_joined(processes.rank, processes, address, str(error))) from error
         get_error_handler().record_exception(error)  # torchrun prints the first one as the root cause
         time.sleep(1)  # torchrun compares whole seconds, and ranks that lose the connection to this one fail later
         raise
@@ -101,11 +111,13 @@ def _end_gloo() -> None:
 def _start_ranks(main: Job, cfg: CfgNode, args: argparse.Namespace, processes: Processes) -> None:
     """Start the ranks of this machine, wait for their end, and raise the error that came first."""
     died: ProcessException | None = None
+    _announce(processes, args.dist_url)
     job = pickle.dumps((main, cfg, args, processes.per_machine))
     with tempfile.TemporaryDirectory(prefix="retina_plugin_") as folder:
         with _pass_on_signals() as signals, _hidden_gpus(cfg.MODEL.DEVICE == "cpu"):
             try:
-                detectron2_launch(_run_and_report, *processes[:3], args.dist_url, (job, list(cfg.IMPORTS), folder))
+                words = (job, list(cfg.IMPORTS), folder)
+                detectron2_launch(_run_and_report, *processes[:3], args.dist_url, words, TIMEOUT)
             except ProcessException as exception:
                 died = exception
         reports = {int(path.stem): pickle.loads(path.read_bytes()) for path in Path(folder).glob("*.report")}
@@ -114,11 +126,32 @@ def _start_ranks(main: Job, cfg: CfgNode, args: argparse.Namespace, processes: P
     killed = dead_rank is not None and dead_rank not in reports
     if signals and (killed or (died is None and len(reports) < processes.per_machine)):
         raise SystemExit(128 + signals[-1])
+    if killed and (network := re.search(r"^torch\.distributed\.Dist\w+Error: (.*)", str(died), re.MULTILINE)):
+        raise LaunchError(_not_joined(dead_rank, processes, f"{args.dist_url} (--dist-url)", network[1]))
     if killed:
         raise LaunchError(f"rank {dead_rank} of {processes.world_size} {_how(died)}")
     errors = [error for _, error in sorted(reports.values(), key=lambda report: report[0]) if error is not None]
     for error in sorted(errors, key=lambda error: isinstance(error, SystemExit)):
         raise error
+
+
+def _announce(processes: Processes, address: str) -> None:
+    """Tell what a job of several machines waits for: a wrong address is no error for a long time."""
+    if processes.machines > 1:
+        print(
+            f"machine {processes.machine_rank} of {processes.machines}: connecting to {address}, for up to "
+            f"{TIMEOUT.total_seconds() / 60:g} minutes",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _not_joined(rank: int | None, processes: Processes, address: str, error: str) -> str:
+    reason = error.partition("\n")[0].strip().rstrip(".")
+    return (
+        f"rank {rank} of {processes.world_size} did not come together with the others at {address}: {reason}. Is it "
+        "the address of machine 0 as the others see it, is the port open, and did all machines start?"
+    )
 
 
 def _how(died: ProcessException | None) -> str:

@@ -17,6 +17,8 @@ from detectron2.utils.file_io import PathManager
 
 from retina_plugin.core.files import atomic_write_text
 
+_TYPES = {"iteration": (int, type(None)), "config": (str,), "results": (dict,), "best": (dict, type(None))}
+
 Results = dict[str, Any]  # nested dict of floats by name on the main rank, empty on the others
 
 
@@ -78,8 +80,9 @@ class RunState:
         try:
             with PathManager.open(self._path) as file:
                 state = json.load(file)
-            return {key: state[key] for key in ("iteration", "config", "results", "best")}
-        except (ValueError, KeyError, TypeError) as error:
+            _check(state)
+            return {key: state[key] for key in _TYPES}
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             message = "%s cannot be used (%r): evaluations are repeated, and model_best.pth may be replaced"
             self._logger.warning(message, self._path, error)
             return {}
@@ -94,3 +97,18 @@ class RunState:
 def last_iteration(trainer: TrainerBase) -> int:
     """Return the last iteration that was done, in a hook's ``after_step`` and ``after_train`` alike."""
     return min(trainer.iter, trainer.max_iter - 1)
+
+
+def _check(state: Any) -> None:
+    for key, types in _TYPES.items():
+        if not isinstance(state[key], types):
+            raise TypeError(f"{key} is {state[key]!r}")
+    best = state["best"]
+    if best is not None and not (isinstance(best["value"], (int, float)) and isinstance(best["iteration"], int)):
+        raise TypeError(f"best is {best!r}")
+    if not all(_is_results(results) for results in state["results"].values()):
+        raise TypeError(f"results are {state['results']!r}")
+
+
+def _is_results(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(x, (int, float)) or _is_results(x) for x in value.values())

@@ -8,18 +8,20 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, default_setup
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from retina_plugin.config import checks, read_config, require_retina_config
 from retina_plugin.config.checks import values
 from retina_plugin.config.coco_files import register_coco_files
+from retina_plugin.core.cores import load_per_core, num_cores, oversubscription
 from retina_plugin.core.errors import ConfigError
 from retina_plugin.data.dataset_checks import class_problems, data_problems, empty_problems
 from retina_plugin.engine.arguments import processes_of
 from retina_plugin.engine.data_arguments import config_file_of, use_data_arguments
 from retina_plugin.engine.determinism import make_deterministic
+from retina_plugin.engine.logs import setup_logs
 from retina_plugin.engine.model_check import check_model
 from retina_plugin.engine.schedule import scale_schedule, schedule_problems
+from retina_plugin.engine.summary import describe_device
 from retina_plugin.engine.trainer import RetinaTrainer
 from retina_plugin.evaluation.checks import evaluator_problems, metric_problems
 
@@ -116,12 +118,13 @@ def setup_rank(cfg: CfgNode, args: argparse.Namespace) -> None:
     register_coco_files(cfg)  # this process may have been started by load_config's
     if cfg.DETERMINISTIC:
         make_deterministic()
+    setup_logs(cfg.OUTPUT_DIR, comm.get_rank())
     default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="retina_plugin", abbrev_name="retina")
-    logger = logging.getLogger(__name__)
+    logger, processes = logging.getLogger(__name__), comm.get_local_size()
+    logger.info("Output: %s; its log.txt has what is not shown here.", cfg.OUTPUT_DIR)
     if comm.get_world_size() > 1:
-        sizes = comm.get_world_size(), comm.get_local_size(), torch.get_num_threads()
-        logger.info("%d processes, %d on this machine, with %d CPU threads each (OMP_NUM_THREADS sets it).", *sizes)
-    elif cfg.MODEL.DEVICE == "cpu" and not torch.cuda.is_available():
-        threads = torch.get_num_threads()
-        logger.info("There is no GPU here: running on the CPU (MODEL.DEVICE cpu) with %d threads.", threads)
+        logger.info("%d processes, %d on this machine.", comm.get_world_size(), processes)
+    logger.info(describe_device(cfg))
+    sentence = oversubscription(processes, torch.get_num_threads(), num_cores(), load_per_core())
+    if sentence and comm.get_local_rank() == 0:
+        logger.warning(sentence)

@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from retina_plugin.core.comm import any_rank
-from retina_plugin.data.reading import ignore_signals
+from retina_plugin.data.workers import ignore_signals
 
 # EX_TEMPFAIL of sysexits.h: try again later, here with --resume.
 EXIT_INTERRUPTED = 75

@@ -21,6 +21,15 @@ from retina_plugin.engine.trainer import RetinaTrainer, evaluate
 
 AddConfig = Callable[[CfgNode], object]
 
+_FIRST_STEPS = """\
+Name a configuration:
+  python train_net.py --config-file configs/quick_start.yaml                  a first detector, in minutes on a CPU
+  python train_net.py --config-file configs/retinanet_R50.yaml --num-gpus 8   COCO, in $DETECTRON2_DATASETS
+and what differs from it as KEY VALUE pairs at the end, such as:
+  python train_net.py --config-file FILE DATASETS.TRAIN '("name",)' SOLVER.MAX_ITER 1000 OUTPUT_DIR output/first
+--resume goes on with the run in OUTPUT_DIR, --eval-only evaluates MODEL.WEIGHTS, --help lists all arguments.
+error: there is no --config-file"""
+
 
 def main(
     argv: Sequence[str] | None = None,
@@ -31,18 +40,24 @@ def main(
     """Train or evaluate on all ranks that the command line asks for.
 
     Args:
-        argv: arguments, see ``--help``; None for those of this process.
+        argv: arguments, see ``--help``; None for those of this process. Without any, and without ``add_config``, what
+            to do is printed.
         add_config: one or several functions of modules that add keys to a ``CfgNode`` in place.
         trainer: a class of a module; trains, and builds model, data and evaluators.
 
     Raises:
-        SystemExit: with a message for the user; or with code 75 if a signal stopped the training after a checkpoint.
+        SystemExit: with a message for the user; or with code 75 if a signal stopped the training after a checkpoint;
+            or with code 2 if the arguments cannot be parsed or there are none.
     """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv and not add_config:
+        print(_FIRST_STEPS, file=sys.stderr)
+        sys.exit(2)
     args = argument_parser().parse_args(argv)
     try:
         cfg = load_config(args, get_cfg(*([add_config] if callable(add_config) else add_config)), trainer)
-        prepare_output_dir(cfg, args)
-        launch(partial(_run_rank, trainer), cfg, args)
+        with prepare_output_dir(cfg, args):
+            launch(partial(_run_rank, trainer), cfg, args)
     except UserError as error:
         sys.exit(format_error(error))
 

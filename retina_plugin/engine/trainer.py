@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import DatasetEvaluator, verify_results
@@ -30,11 +31,13 @@ from retina_plugin.checkpoint import CheckpointError, RetinaCheckpointer
 from retina_plugin.config import require_retina_config
 from retina_plugin.core.comm import any_rank
 from retina_plugin.core.errors import TrainingDataError
+from retina_plugin.core.failures import explain_failure, explain_failures
 from retina_plugin.core.rng import seed_all
 from retina_plugin.data.class_names import common_class_names
 from retina_plugin.data.dataset_checks import check_class_count
 from retina_plugin.data.loader import ResumableTrainLoader, build_resumable_train_loader
 from retina_plugin.data.loading import explain_loading
+from retina_plugin.data.reading import EvaluationMapper
 from retina_plugin.diagnostics.zero_ap import explain_zero_ap
 from retina_plugin.engine import resume as resuming
 from retina_plugin.engine import signals
@@ -43,10 +46,12 @@ from retina_plugin.engine.hooks import TrainingEnded, build_monitoring_hooks
 from retina_plugin.engine.model_check import check_batch_norm, translate_batch_norm_error
 from retina_plugin.engine.per_rank_buffers import PerRankBuffers
 from retina_plugin.engine.run_state import Results, RunState
-from retina_plugin.engine.schedule import schedule_table
 from retina_plugin.engine.step import TrainingStep
+from retina_plugin.engine.summary import start_summary
 from retina_plugin.engine.writers import MetricsWriter, PeriodicWriter, ProgressPrinter
 from retina_plugin.evaluation import build_evaluator
+
+_WHAT_NEXT = "Checkpoints that were complete stay as they are: --resume goes on from the last one"
 
 
 class RetinaTrainer(DefaultTrainer):
@@ -66,6 +71,8 @@ class RetinaTrainer(DefaultTrainer):
         require_retina_config(cfg)
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
+        # Detectron2's loop logs every exception with its traceback.
+        logging.getLogger("detectron2.engine.train_loop").addFilter(_drop_traceback)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -122,7 +129,8 @@ class RetinaTrainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
         with explain_loading("DATASETS.TEST", [dataset_name]):
-            loader = super().build_test_loader(cfg, dataset_name)
+            mapper = EvaluationMapper(DatasetMapper(cfg, is_train=False))
+            loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
         check_class_count(cfg, dataset_name)
         return signals.InterruptibleLoader(loader)
 
@@ -169,16 +177,18 @@ class RetinaTrainer(DefaultTrainer):
             TrainingInterrupted: a signal stopped the training, after a checkpoint was saved.
             TrainingDataError: too many images cannot be read.
             ConfigError: a test set cannot be evaluated (see :func:`dry_evaluate`), or has other classes.
+            MachineError: a disk is full, or a data loader worker was killed.
         """
         if any(isinstance(hook, hooks.EvalHook) for hook in self._hooks):
             dry_evaluate(self.cfg, type(self), RetinaTrainer)
             common_class_names([*self.cfg.DATASETS.TRAIN, *self.cfg.DATASETS.TEST])  # some are known only after loading
         if self._seed is None:
             self._seed = comm.shared_random_seed()
-        if num_images := getattr(self.data_loader, "num_images", None):  # a project's loader may not know
-            logging.getLogger(__name__).info(schedule_table(self.cfg, num_images))
+        num_images = getattr(self.data_loader, "num_images", None)  # a project's loader may not know
+        for line in start_summary(self.cfg, self.checkpointer.model, num_images):
+            logging.getLogger(__name__).info(line)
         try:
-            with signals.catch_signals():
+            with signals.catch_signals(), explain_failures(_WHAT_NEXT):
                 return super().train()
         except TrainingEnded:
             results = getattr(self, "_last_eval_results", None)
@@ -324,12 +334,15 @@ def evaluate(cfg: CfgNode, *, resume: bool = False, trainer: type[RetinaTrainer]
     Raises:
         CheckpointError: the weights are not those of this model, or of the classes of the data.
         ConfigError: a test set cannot be evaluated, see :func:`dry_evaluate`.
+        FileError: a test image cannot be read.
+        MachineError: a disk is full, or a data loader worker was killed.
     """
     dry_evaluate(cfg, trainer, RetinaTrainer)
-    model = trainer.build_model(cfg)
-    checkpointer = _build_checkpointer(cfg, model, cfg.DATASETS.TEST, strict=True)
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    results = trainer.test(cfg, model)
+    with explain_failures():
+        model = trainer.build_model(cfg)
+        checkpointer = _build_checkpointer(cfg, model, cfg.DATASETS.TEST, strict=True)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        results = trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
@@ -342,3 +355,10 @@ def _build_checkpointer(cfg: CfgNode, model: nn.Module, datasets: Sequence[str],
 
 def _is_before_evaluation(hook: HookBase) -> bool:
     return not isinstance(hook, hooks.EvalHook)
+
+
+def _drop_traceback(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if error and (explained := explain_failure(error)):
+        record.exc_info, record.msg, record.args = None, "Training stops: %s", (str(explained).partition("\n")[0],)
+    return True

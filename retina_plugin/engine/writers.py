@@ -11,7 +11,7 @@ from detectron2.engine import hooks
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 from detectron2.utils.file_io import PathManager
 
-from retina_plugin.core.files import atomic_write_text
+from retina_plugin.core.files import atomic_write
 
 WINDOW = 20  # iterations that Detectron2's writers take the median of
 _POSITIVES = "num_pos_anchors_"  # what TrainingStep logs for each level
@@ -29,11 +29,13 @@ class MetricsWriter(EventWriter):
         """Remove the lines from an iteration on, and a line that was cut off. Call this before the first write."""
         if not PathManager.exists(self._path):
             return
-        with PathManager.open(self._path) as file:
-            lines = [(line, _iteration(line)) for line in file]
+        with PathManager.open(self._path, "rb") as file:  # what a crash leaves may not be text
+            before = file.read()
+        lines = [(line, _iteration(line)) for line in before.split(b"\n")]
         kept = [(line, at) for line, at in lines if at is not None and at < first_iteration]
-        if len(kept) < len(lines):
-            atomic_write_text(self._path, "".join(line for line, _ in kept))
+        after = b"".join(line + b"\n" for line, _ in kept)
+        if after != before:
+            atomic_write(self._path, lambda file: file.write(after))
         self._last_written = max((at for _, at in kept), default=-1)
 
     def write(self) -> None:
@@ -43,9 +45,13 @@ class MetricsWriter(EventWriter):
                 lines.setdefault(iteration, {"iteration": iteration})[name] = value
         if lines:
             self._last_written = max(lines)
-            self._file = self._file or PathManager.open(self._path, "a")
-            self._file.writelines(json.dumps(line, sort_keys=True) + "\n" for line in lines.values())
-            self._file.flush()
+            try:
+                self._file = self._file or PathManager.open(self._path, "a")
+                self._file.writelines(json.dumps(line, sort_keys=True) + "\n" for line in lines.values())
+                self._file.flush()
+            except OSError as error:
+                error.filename = error.filename or self._path  # a failed write does not know its file
+                raise
 
     def close(self) -> None:
         if self._file is not None:
@@ -112,8 +118,9 @@ class ProgressPrinter(EventWriter):
         yield from latest("max_mem_mb", "max_mem: {:.0f}M")
 
 
-def _iteration(line: str) -> int | None:
+def _iteration(line: bytes) -> int | None:
     try:
-        return json.loads(line)["iteration"]
-    except (ValueError, KeyError, TypeError):  # cut off when the run was killed
+        iteration = json.loads(line)["iteration"]
+    except (ValueError, LookupError, TypeError, RecursionError):  # cut off when the run was killed, or damaged
         return None
+    return iteration if isinstance(iteration, int) else None

@@ -1,6 +1,7 @@
 """``python -m retina_plugin replay``."""
 
 import math
+import random
 import re
 
 import pytest
@@ -102,3 +103,50 @@ def test_what_cannot_be_run_is_an_error_in_a_line(seed, tmp_path, capsys):
     failed = error("--device", "cpu", file, "MODEL.FPN.OUT_CHANNELS", 32)
     assert failed.startswith("error: the model of the step cannot be built")
     assert "Did you mean MODEL.FPN.OUT_CHANNELS?" in error(file, "MODEL.FPN.OUT_CHANNEL", 32)
+
+
+JUNK = (None, "x", -1, 2.5, math.nan, [], {}, [1], {"a": 1}, True, 10**30, torch.zeros(0), torch.zeros(3, 4, 5))
+
+
+def places(value, place=()):
+    """Every place in nested dicts and lists."""
+    if place:
+        yield place
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from places(inner, (*place, key))
+
+
+@pytest.mark.parametrize("attempt", range(20))
+def test_a_file_with_a_field_missing_or_of_another_type_is_no_traceback(seed, tmp_path, capsys, attempt):
+    file = record(tmp_path, seed, nan_pixel)
+    data = torch.load(file, weights_only=True)
+    *above, last = random.choice([place for place in places(data) if place[0] != "model" or len(place) < 2])
+    inner = data
+    for key in above:
+        inner = inner[key]
+    if isinstance(inner, dict) and random.random() < 0.3:
+        del inner[last]
+    else:
+        inner[last] = random.choice(JUNK)
+    torch.save(data, file)
+    capsys.readouterr()
+    status = exit_code("--device", "cpu", file)
+    error = capsys.readouterr().err
+    assert status in (0, 1, 2)
+    assert status < 2 or (error.startswith("error: ") and error.count("\n") == 1), (above, last)
+
+
+def test_fields_that_are_damaged_are_named(seed, tmp_path, capsys):
+    file = record(tmp_path, seed, nan_pixel)
+    data = torch.load(file, weights_only=True)
+    for change, message in (
+        ({"learning_rate": "x", "rank": None}, "is damaged: learning_rate, rank missing, or of another type"),
+        ({"config": "a: [b"}, "its configuration is not YAML (line 1, column"),
+        ({"config": "3"}, "its configuration is not a YAML mapping of keys to values"),
+        ({"batch": [{"instances": None}]}, "is damaged: its images cannot be read (TypeError("),
+        ({"random_state": {}}, "the step cannot be run (KeyError: 'cpu')"),
+    ):
+        torch.save({**data, **change}, file)
+        assert exit_code("--device", "cpu", file) == 2
+        assert f"{file}{' ' if message.startswith('is ') else ': '}{message}" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Ranks are started and end together: errors, exit codes, signals, no process left behind. They really run (job.py)."""
 
+import importlib
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 
 import pytest
 
@@ -186,6 +188,26 @@ def test_a_job_function_of_an_imported_file(tmp_path):
     (module,) = (m for m in list(sys.modules.values()) if getattr(m, "__file__", None) == str(path))
     launch(str(tmp_path), main=module.main, imports=[str(path)])
     assert {"0 of 2", "1 of 2"} < set(os.listdir(tmp_path))
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "dist_url"])
+def test_an_address_that_is_not_reached_is_an_error_in_a_line(launcher, monkeypatch, capfd):
+    """On the second machine of two, whose first one does not exist; torch itself prints much about it."""
+    monkeypatch.setattr(importlib.import_module("retina_plugin.engine.launch"), "TIMEOUT", timedelta(seconds=1))
+    port, words = free_port(), []
+    if launcher == "torchrun":
+        ranks = {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+        for name, value in {**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+            monkeypatch.setenv(name, str(value))
+        address = f"127.0.0.1:{port} (MASTER_ADDR, MASTER_PORT)"
+    else:
+        words = ["--num-machines", "2", "--machine-rank", "1", "--dist-url", f"tcp://127.0.0.1:{port}"]
+        address = f"tcp://127.0.0.1:{port} (--dist-url)"
+    with pytest.raises(LaunchError) as error:
+        engine.launch(job.main, job.make_cfg("well"), engine.argument_parser().parse_args(words))
+    assert str(error.value).startswith(f"rank 1 of 2 did not come together with the others at {address}: ")
+    assert "\n" not in str(error.value) and "address of machine 0" in str(error.value)
+    assert f"machine 1 of 2: connecting to {address.split(' (')[0]}" in capfd.readouterr().err
 
 
 def test_torchrun(start):

@@ -57,7 +57,7 @@ def test_logs_and_evaluations_alone_are_no_run(cfg, tmp_path):
     claim(cfg)
     cfg.OUTPUT_DIR = str(tmp_path / "not there")
     claim(cfg)
-    assert not os.path.exists(cfg.OUTPUT_DIR)
+    assert os.listdir(cfg.OUTPUT_DIR) == ["run.lock"]
 
 
 def test_overwrite_moves_the_run_and_leaves_what_is_not_of_it(cfg, tmp_path):
@@ -69,7 +69,7 @@ def test_overwrite_moves_the_run_and_leaves_what_is_not_of_it(cfg, tmp_path):
         assert {"metrics.json", "log.txt", "log.txt.rank1", "config.yaml", "inference"} < set(os.listdir(moved))
         assert not {"notes.txt", "weights.pth"} & set(os.listdir(moved))
         previous = [f"previous_run_{n}" for n in range(1, number + 1)]
-        assert sorted(os.listdir(tmp_path)) == ["notes.txt", *previous, "weights.pth"]
+        assert sorted(os.listdir(tmp_path)) == ["notes.txt", *previous, "run.lock", "weights.pth"]
     claim(cfg)  # empty now
     claim(cfg, "--overwrite")
     assert not (tmp_path / "previous_run_3").exists(), "nothing to move, no folder"
@@ -77,6 +77,7 @@ def test_overwrite_moves_the_run_and_leaves_what_is_not_of_it(cfg, tmp_path):
 
 def test_resuming_and_evaluating_leave_the_folder_alone(cfg, tmp_path):
     fill(tmp_path)
+    claim(cfg, "--resume")
     before, machines = sorted(os.listdir(tmp_path)), ("--num-machines", "2", "--dist-url", "tcp://host:1")
     claim(cfg, "--resume")
     claim(cfg, "--eval-only")

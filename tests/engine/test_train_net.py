@@ -120,7 +120,7 @@ def test_a_training_that_diverges_ends_without_a_traceback(train_net, tmp_path):
     assert "error: training diverged: losses, gradients or buffers of 2 steps" in errors
     assert f"\nlast good checkpoint: {tmp_path}/model_0000000.pth\n" in errors
     assert torch.load(tmp_path / "model_0000000.pth", weights_only=True)["iteration"] == 0
-    assert log.count("was not applied") == 2 and "Training stops: it diverged." in log
+    assert log.count("was not applied") == 2 and "Training stops: training diverged: losses" in log
 
 
 def test_weights_that_cannot_be_used_are_an_error_in_a_line(train_net, tmp_path):

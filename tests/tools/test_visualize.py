@@ -17,6 +17,7 @@ from retina_plugin.tools.visualize.grid import draw_grid
 NAME = "contact_sheet_test"
 SIZES = [(100, 100), (80, 40), (30, 60), (400, 400), (50, 50)]  # width, height
 TILE = 120
+RESULT = '[{"image_id": 10, "category_id": 3, "bbox": [0, 0, 1, 1], "score": 0.5, %s}]'  # the last of two counts
 
 
 @pytest.fixture
@@ -133,7 +134,16 @@ def test_says_where_the_missing_predictions_come_from(dataset, tmp_path):
     [
         ("{not json", "is not JSON"),
         ('{"annotations": []}', "not a COCO result list"),
-        ('[{"image_id": 10, "category_id": 3, "bbox": [0, 0, 1, 1]}]', "bbox, category_id, image_id, score"),
+        (
+            '[{"image_id": 10, "category_id": 3, "bbox": [0, 0, 1, 1]}]',
+            "entry 0 is no object with image_id, category_id, bbox, score",
+        ),
+        (RESULT % '"score": "high"', "entry 0 is no object with image_id, category_id, bbox, score"),
+        (RESULT % '"bbox": [1, 2, 3]', "entry 0 is no object with"),
+        (RESULT % '"bbox": [1, 2, 3, NaN]', "entry 0 is no object with"),
+        (RESULT % '"image_id": [1]', "entry 0 is no object with"),
+        (RESULT % '"category_id": {}', "entry 0 is no object with"),
+        ("[" * 100000, "is not JSON"),
         ("[1, 2]", "not a COCO result list"),
     ],
 )

@@ -6,7 +6,8 @@ from typing import Any
 
 from detectron2.utils.file_io import PathManager
 
-from retina_plugin.core.files import identify_file
+from retina_plugin.core.errors import FileError
+from retina_plugin.core.files import identify_file, refuse_special_file
 from retina_plugin.data.checks.findings import CannotCheck, Finding, Findings, error_kind, note_kind, warning_kind
 from retina_plugin.data.checks.repair import Editor, repairs
 
@@ -56,10 +57,13 @@ def read_coco(path: str, found: Findings) -> dict[str, Any]:
         CannotCheck: the file cannot be read, or is not a COCO file.
     """
     try:
+        refuse_special_file(path)
         with PathManager.open(path, "rb") as file:
             data = file.read()
     except FileNotFoundError:
         raise CannotCheck(FILE_MISSING, f"no file {path}") from None
+    except FileError as error:
+        raise CannotCheck(NOT_JSON, str(error)) from None
     except OSError as error:
         raise CannotCheck(FILE_MISSING, f"{path} cannot be read: {error.strerror or error}") from None
     text = _decode(data)

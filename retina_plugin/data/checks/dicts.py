@@ -9,6 +9,7 @@ from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode, PolygonMasks
 from pycocotools import mask as mask_util
 
+from retina_plugin.core.files import refuse_special_file
 from retina_plugin.core.plain import as_python
 from retina_plugin.data.checks.annotations import BAD_KEYPOINTS, BAD_MASK
 from retina_plugin.data.checks.coco_file import NO_ANNOTATIONS
@@ -115,6 +116,7 @@ def _can_convert_keypoints(keypoints: Any) -> bool:
 
 def _size_of_file(image: Entry) -> dict[str, int]:
     try:
+        refuse_special_file(image["file_name"])
         height, width = read_image(image["file_name"]).shape[:2]
     except (KeyError, OSError, ValueError):
         return {}

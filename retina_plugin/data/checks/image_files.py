@@ -11,7 +11,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
-from retina_plugin.core.files import identify_file
+from retina_plugin.core.files import identify_file, refuse_special_file
 
 # Without "image-", the names of the kinds of findings.
 MISSING, EMPTY, NOT_IMAGE = "missing", "empty", "not-image"
@@ -80,6 +80,7 @@ def look_into(path: str, *, decode: bool = True) -> ImageFile:
         decode: decode all pixels; otherwise, damage behind the header and transparency are not found.
     """
     try:
+        refuse_special_file(path)
         with PathManager.open(path, "rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about some files that it can read
             return _look(io.BytesIO(file.read()) if decode else file, decode)

@@ -10,6 +10,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from retina_plugin.core.files import atomic_write_text
+from retina_plugin.core.text import one_line
 from retina_plugin.data.checks.findings import SEVERITIES, Finding, Findings
 from retina_plugin.data.checks.run import Repaired
 
@@ -24,7 +25,7 @@ def as_text(found: Findings, examples: int = 3) -> str:
         for i, finding in enumerate(findings[:examples]):
             number = f"1 in {len(findings)} places" if kind.is_advice and len(findings) > 1 else len(findings)
             head = (kind.severity, kind.name, number) if i == 0 else ("", "", "")
-            rows.append((*head, textwrap.shorten(_where(finding), 150)))
+            rows.append((*head, textwrap.shorten(one_line(_where(finding)), 150)))
         remedies.append(f"{kind.name}: {found.explanation(kind)}")
     if not rows:
         return ""

@@ -64,4 +64,4 @@ class BestCheckpoint(hooks.BestCheckpointer):
         )
 
     def _is_same_metric(self, state: dict[str, Any]) -> bool:
-        return (state["metric"], state["mode"]) == (self.metric, self.mode)
+        return (state.get("metric"), state.get("mode")) == (self.metric, self.mode)

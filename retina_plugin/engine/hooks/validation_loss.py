@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from retina_plugin.core.errors import ConfigError
 from retina_plugin.core.rng import preserve_random_state
 from retina_plugin.data.loading import explain_loading
+from retina_plugin.data.reading import EvaluationMapper
 from retina_plugin.modeling.precision import autocast
 
 
@@ -92,7 +93,7 @@ def _build_labeled_loader(cfg: CfgNode, name: str) -> DataLoader:
         ])  # fmt: skip
     mapper = DatasetMapper(cfg, is_train=False)
     mapper.is_train = True  # keeps the annotations
-    return build_detection_test_loader(records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    return build_detection_test_loader(records, mapper=EvaluationMapper(mapper), num_workers=cfg.DATALOADER.NUM_WORKERS)
 
 
 @contextlib.contextmanager

@@ -8,9 +8,10 @@ from retina_plugin.config import read_config
 from retina_plugin.config.checks import check_model_config
 from retina_plugin.config.checks.model import builds_focal_retinanet
 from retina_plugin.config.coco_files import register_coco_files
-from retina_plugin.core.comm import num_cores
+from retina_plugin.core.cores import num_cores
 from retina_plugin.core.errors import ConfigError
-from retina_plugin.core.files import atomic_write_text
+from retina_plugin.core.files import atomic_write_text, require_new_file
+from retina_plugin.core.text import one_line
 from retina_plugin.data import checks
 from retina_plugin.data.checks import report
 from retina_plugin.data.dataset_checks import check_datasets
@@ -35,6 +36,7 @@ def check_data_set_of(
     report_file: Path | None = None,
     fixed_file: Path | None = None,
     drop: bool = False,
+    overwrite: bool = False,
 ) -> tuple[checks.Findings, int]:
     """Check a registered data set, or a COCO file and a folder of images, and print the findings.
 
@@ -47,11 +49,13 @@ def check_data_set_of(
         report_file: gets every finding, as .csv or .json.
         fixed_file: gets a corrected copy of the COCO file.
         drop: write the copy even if more than ``MAX_DROPPED`` of the images, annotations or categories is not in it.
+        overwrite: whether the two may replace files, which are never those of the data set.
 
     Returns:
         The findings, and an exit status: ``CLEAN``, ``ERRORS`` or, if the data set cannot be read, ``UNREADABLE``.
 
     Raises:
+        FileError: a file to write exists.
         OSError: a file cannot be written.
         ValueError: the arguments contradict each other, or the configuration is not that of a RetinaNet.
     """
@@ -69,9 +73,11 @@ def check_data_set_of(
         raise ValueError(f"--workers is {workers}: the number of processes that read images, 0 for this one")
     if report_file:
         report.check_report_name(report_file)
-    for path in filter(None, [fixed_file, report_file]):
-        if not path.parent.is_dir():
-            raise ValueError(f"there is no folder {path.parent} to write {path.name} to")
+    outputs = [path for path in (fixed_file, report_file) if path]
+    if len(outputs) == 2 and outputs[0].resolve() == outputs[1].resolve():
+        raise ValueError(f"--fix and --report name the same file, {report_file}")
+    for path in outputs:
+        require_new_file(path, overwrite=overwrite, inputs=[json_file, config_file])
     config = config_file or get_config_file("Base-RetinaNet.yaml")
     cfg = read_config(config, opts, imports, allow_unsafe=allow_unsafe_yaml)
     register_coco_files(cfg)
@@ -92,10 +98,10 @@ def check_data_set_of(
             data = checks.from_json(str(json_file), str(image_root or ""), found)
         if fixed_file and data.json_file is None:
             raise ValueError(f"--fix corrects COCO files, and {data.name} is none: correct where its dicts are made")
-        if fixed_file and fixed_file.exists() and fixed_file.samefile(str(data.json_file)):
-            raise ValueError(f"--fix {fixed_file} is the data set's own file, which stays as it is: name another")
+        for path in outputs:
+            require_new_file(path, overwrite=overwrite, inputs=[data.json_file])
         numbers = ", ".join(f"{len(data.coco[section])} {section}" for section in data.sections)
-        print(f"{data.name}: {numbers}", flush=True)
+        print(f"{one_line(data.name)}: {numbers}", flush=True)
         context = checks.Context(data, cfg, found, reader if read_images else None, num_classes)
         checks.check_data_set(context)
     except checks.CannotCheck as stop:

@@ -19,7 +19,7 @@ from retina_plugin.checkpoint.converters.conversion import Conversion, Weights
 from retina_plugin.config import get_cfg, read_config
 from retina_plugin.config.yaml_file import read_yaml
 from retina_plugin.core.errors import UserError
-from retina_plugin.core.files import atomic_write
+from retina_plugin.core.files import atomic_write, require_new_file
 from retina_plugin.core.text import list_some
 from retina_plugin.model_zoo import get_config_file
 
@@ -27,7 +27,13 @@ _AUTHOR = "retina_plugin"
 
 
 def convert_file(
-    src: Path, dst: Path, source: str | None = None, *, norm_eps: float | None = None, allow_pickle: bool = False
+    src: Path,
+    dst: Path,
+    source: str | None = None,
+    *,
+    norm_eps: float | None = None,
+    allow_pickle: bool = False,
+    overwrite: bool = False,
 ) -> str:
     """Convert weights of another framework, and write ``DST.pth`` and ``DST.yaml``.
 
@@ -37,14 +43,16 @@ def convert_file(
         source: a key of ``SOURCES``; None to detect it.
         norm_eps: see :mod:`retina_plugin.checkpoint.converters`.
         allow_pickle: see :func:`read_checkpoint`.
+        overwrite: whether to replace files of these names.
 
     Returns:
         Lines for the user: what was converted, and what differs from the source.
 
     Raises:
-        CheckpointError: the weights cannot be converted, or one of the files exists. Nothing is written.
+        CheckpointError: the weights cannot be converted. Nothing is written.
+        FileError: one of the files exists. Nothing is written.
     """
-    weights_path, config_path = _destination(dst)
+    weights_path, config_path = _destination(dst, overwrite, src)
     checkpoint = _read(src, allow_pickle)
     with _errors_of(src):
         source = source or detect_source(checkpoint["model"])
@@ -64,11 +72,12 @@ def export_file(
     imports: Iterable[str] = (),
     allow_unsafe_yaml: bool = False,
     allow_pickle: bool = False,
+    overwrite: bool = False,
 ) -> str:
     """Convert weights of this plugin for another framework, and write ``DST.pth`` and, if it needs one, ``DST.yaml``.
 
     Args:
-        src, dst, allow_pickle: see :func:`convert_file`.
+        src, dst, allow_pickle, overwrite: see :func:`convert_file`.
         target: a key of ``TARGETS``.
         config_file: the configuration of ``src``; None for its name with ``.yaml``, or ``config.yaml`` beside it.
         imports: modules of projects, as of ``--import``.
@@ -78,12 +87,13 @@ def export_file(
         Lines for the user.
 
     Raises:
-        CheckpointError: the other framework cannot compute the same, or one of the files exists. Nothing is written.
+        CheckpointError: the other framework cannot compute the same. Nothing is written.
+        FileError: one of the files exists. Nothing is written.
     """
-    weights_path, config_path = _destination(dst)
+    config_file = config_file or _config_beside(src)
+    weights_path, config_path = _destination(dst, overwrite, src, config_file)
     checkpoint = _read(src, allow_pickle)
-    config = str(config_file or _config_beside(src))
-    cfg = read_config(config, (), imports, allow_unsafe=allow_unsafe_yaml)
+    cfg = read_config(str(config_file), (), imports, allow_unsafe=allow_unsafe_yaml)
     lines = []
     with _errors_of(src):
         conversion = TARGETS[target].export(checkpoint, cfg)
@@ -117,13 +127,12 @@ def _read(src: Path, allow_pickle: bool) -> dict[str, Any]:
     return {**checkpoint, "model": weights}
 
 
-def _destination(dst: Path) -> tuple[Path, Path]:
+def _destination(dst: Path, overwrite: bool, *inputs: Path) -> tuple[Path, Path]:
     stem = str(dst).removesuffix(".pth")
     paths = Path(f"{stem}.pth"), Path(f"{stem}.yaml")
-    for path in paths:
-        if path.exists():
-            raise CheckpointError(f"{path} exists; name another destination, or remove it")
     paths[0].parent.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        require_new_file(path, overwrite=overwrite, inputs=inputs)
     return paths
 
 

@@ -1,7 +1,6 @@
 """Reads the results of projects/LossAblation."""
 
 import json
-import numbers
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ def read_ablation(path: Path) -> tuple[list[Row], list[Row]]:
         raise FileNotFoundError(f"No ablation results {path}. projects/LossAblation writes them.")
     try:
         results = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     rows = results.get("rows") if isinstance(results, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "loss" in row for row in rows):
@@ -46,4 +45,4 @@ def read_ablation(path: Path) -> tuple[list[Row], list[Row]]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9  # NaN is not

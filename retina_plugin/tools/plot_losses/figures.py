@@ -4,6 +4,7 @@ Every curve is the formula of a loss of :mod:`retina_plugin.losses`, in float64,
 figures show what trains.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 
+from retina_plugin.core.files import atomic_write
 from retina_plugin.losses import SigmoidCrossEntropyLoss, SigmoidFocalLoss, SigmoidFocalStarLoss
 from retina_plugin.losses.functional import PointwiseLoss
 from retina_plugin.tools.plot_losses.ablation import Row
@@ -98,7 +100,7 @@ def draw_loss_curves(output_dir: str | Path, ablation: tuple[list[Row], list[Row
         for name, figure in figures.items():
             for suffix in ("png", "svg"):
                 paths.append(output_dir / f"{name}.{suffix}")
-                figure.savefig(paths[-1], metadata={"Date": None})
+                atomic_write(paths[-1], partial(figure.savefig, format=suffix, metadata={"Date": None}))
     return paths
 
 

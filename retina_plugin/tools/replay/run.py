@@ -12,7 +12,7 @@ from torch import nn
 from retina_plugin.config import get_cfg, merge_config, merge_values
 from retina_plugin.config.imports import add_imports
 from retina_plugin.config.yaml_file import parse_yaml
-from retina_plugin.core.errors import ConfigError
+from retina_plugin.core.errors import ConfigError, UserError
 from retina_plugin.diagnostics.snapshot import StepSnapshot, read_snapshot
 from retina_plugin.diagnostics.step_diagnosis import StepDiagnosis, diagnose_step, image_name
 from retina_plugin.modeling.gradients import split_batch
@@ -42,6 +42,24 @@ def replay(
     if not file.is_file():
         raise FileNotFoundError(f"no file {file}: training writes them to OUTPUT_DIR/divergence")
     step, data = read_snapshot(file)
+    try:
+        return _replay(file, step, data, device, precision, imports, opts)
+    except (ArithmeticError, LookupError, AssertionError, AttributeError, RuntimeError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = " ".join(str(error).split())[:500]
+        raise ValueError(f"{file}: the step cannot be run ({type(error).__name__}: {reason})") from error
+
+
+def _replay(
+    file: Path,
+    step: StepSnapshot,
+    data: dict[str, Any],
+    device: str | None,
+    precision: str | None,
+    imports: Iterable[str],
+    opts: Sequence[Any],
+) -> bool:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = _build_model(file, data, device, imports, opts)
     step = step._replace(precision=precision or step.precision)
@@ -64,7 +82,7 @@ def _build_model(
     add_imports(cfg, imports)
     folder = file.resolve().parent
     run_folder = folder.parent if folder.name == "divergence" else folder
-    merge_values(cfg, parse_yaml(data["config"], f"the configuration in {file}"), str(file), run_folder)
+    merge_values(cfg, parse_yaml(data["config"], f"{file}: its configuration"), str(file), run_folder)
     merge_config(cfg, opts=opts)
     cfg.MODEL.DEVICE = device
     try:
@@ -72,7 +90,7 @@ def _build_model(
         model.load_state_dict(data["model"])
     except ConfigError:
         raise
-    except (AssertionError, KeyError, RuntimeError, ValueError) as error:
+    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(" ".join(map(str, error.args)).split())[:500]
         raise ValueError(f"the model of the step cannot be built: {reason}") from error
     return model.train()

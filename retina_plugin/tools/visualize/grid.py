@@ -6,7 +6,7 @@ The detections are the ``coco_instances_results.json`` of Detectron2's ``COCOEva
 import colorsys
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image, ImageDraw, ImageFont
+
+from retina_plugin.core.files import atomic_write, refuse_special_file
 
 Record = dict[str, Any]  # of Detectron2's DatasetCatalog
 Color = tuple[int, int, int]
@@ -74,7 +76,8 @@ def draw_grid(
     output_path = Path(output_path)
     output_path.parent.mkdir(parents=True, exist_ok=True)
     # 256 colors are hard to tell from all of them here, and make the file four times smaller.
-    sheet.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(output_path, optimize=True)
+    palette = sheet.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    atomic_write(output_path, lambda file: palette.save(file, "PNG", optimize=True))
     return output_path
 
 
@@ -89,12 +92,16 @@ def _read_detections(
         )
     try:
         results = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
-    fields = {"image_id", "category_id", "bbox", "score"}
-    if not isinstance(results, list) or not all(isinstance(r, dict) and fields <= r.keys() for r in results):
-        names = ", ".join(sorted(fields))
-        raise ValueError(f"{path} is not a COCO result list: a list of objects with {names}.")
+    if not isinstance(results, list):
+        raise ValueError(f"{path} is not a COCO result list: a list of objects with {', '.join(_FIELDS)}.")
+    for i, result in enumerate(results):
+        if not isinstance(result, dict) or not all(is_valid(result.get(name)) for name, is_valid in _FIELDS.items()):
+            raise ValueError(
+                f"{path} is not a COCO result list: entry {i} is no object with {', '.join(_FIELDS)} (ids, four "
+                "numbers, a number)."
+            )
 
     image_ids = {record["image_id"] for record in records}
     _require_known("image", {r["image_id"] for r in results} - image_ids, path, dataset_name)
@@ -107,6 +114,27 @@ def _read_detections(
             box = (x, y, x + width, y + height)
             detections[r["image_id"]].append((r["score"], classes[r["category_id"]], box))
     return detections
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, (int, str))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _TOO_LARGE
+
+
+def _is_box(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+
+
+_TOO_LARGE = 1e9  # also for infinity and NaN, of which no comparison is true
+_FIELDS: dict[str, Callable[[object], bool]] = {
+    "image_id": _is_id,
+    "category_id": _is_id,
+    "bbox": _is_box,
+    "score": _is_number,
+}
 
 
 def _require_known(kind: str, unknown: set[Any], path: Path, dataset_name: str) -> None:
@@ -128,6 +156,7 @@ def _class_colors(num_classes: int) -> list[Color]:
 def _draw_tile(
     record: Record, detections: list[Detection], class_names: list[str], colors: list[Color], tile_size: int
 ) -> Image.Image:
+    refuse_special_file(record["file_name"])
     with Image.open(record["file_name"]) as file:
         image = file.convert("RGB")
     scale = tile_size / max(image.size)

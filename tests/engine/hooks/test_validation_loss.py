@@ -15,6 +15,7 @@ from detectron2.utils.events import EventStorage
 from fvcore.nn import sigmoid_focal_loss
 
 from retina_plugin import ConfigError
+from retina_plugin.core.errors import FileError
 from retina_plugin.engine.hooks.validation_loss import ValidationLoss
 
 from .conftest import small_cfg
@@ -135,7 +136,7 @@ def test_a_failure_leaves_the_model_as_it_was(pets, config):
     (pets / "pets" / f"{5:012d}.jpg").unlink()
     with EventStorage() as storage:
         before = state_of(model, storage)
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(FileError):
             validate()
         assert_equal(state_of(model, storage), before)
 

@@ -28,7 +28,8 @@ def format_of(path: str | os.PathLike) -> str:
         Unreadable: the file has another format.
     """
     with open(path, "rb") as file:
-        head = file.read(512)
+        # What the kernel offers as files has no size, and reading it may wait.
+        head = file.read(512) if os.fstat(file.fileno()).st_size else b""
     kind = identify_file(head) or next((kind for start, kind in _NOT_WEIGHTS.items() if head.startswith(start)), None)
     if head[257:262] == b"ustar":
         kind = "a tar archive: unpack it"

@@ -143,6 +143,7 @@ def _damaged(error):
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     if isinstance(error, KeyError):  # its text is the key alone
         reason = f"unknown entry {reason}"
+    reason = reason if reason.isprintable() else ascii(reason)
     if isinstance(error, EOFError) or re.search(r"truncated|unexpected EOF|ran out of input|exhausted", reason, re.I):
         return f"this file is truncated ({reason}). Get it again"
     return f"this is no file of weights, or a damaged one ({reason}). Get it again, or name another"

@@ -65,16 +65,53 @@ class Programs:
 
     def __init__(self, rng, has_storages):
         self.rng, self.has_storages = rng, has_storages
+        self.mistakes = rng.choice((0, 0.01, 0.05, 0.5))
 
     def program(self):
         shared = (b"]", b"}", parts.EMPTY_ARRAY, parts.DTYPE, parts.data(bytes(216)), self.value(2))
         prefix = b"".join(value + parts.put(i) + b"0" for i, value in enumerate(shared))
         pairs = [(name, self.value(3)) for name in ("body.0.weight", "body.1.running_mean", "x")]
+        if self.has_storages and self.rng.random() < 0.6:
+            pairs = [("body.0.weight", parts.tensor(*LARGE)), ("body.1.running_mean", parts.tensor(*SMALL))]
         more = [(self.text(), self.value(4)) for _ in range(self.rng.randrange(3))]
         content = parts.items(("model", parts.items(*pairs)), *more) if self.rng.random() < 0.9 else self.value(5)
         return b"\x80" + bytes([self.rng.choice((2, 2, 3, 4, 5))]) + prefix + content + b"."
 
     def value(self, depth):
+        return self.any_value(depth) if self.rng.random() < self.mistakes else self.right_value(depth)
+
+    def right_value(self, depth):
+        """A value as a pickler writes it."""
+        rng = self.rng
+        kind = rng.randrange(3 if depth == 0 else 10)
+        if kind == 0:
+            return rng.choice(
+                (parts.number(rng.randrange(-9, 100)), b"G" + struct.pack(">d", rng.random()), b"N", b"\x88")
+            )
+        if kind == 1:
+            return rng.choice((parts.text(self.text()), parts.data(bytes(216)), parts.get(rng.randrange(6))))
+        if kind == 2:
+            if self.has_storages and rng.random() < 0.6:
+                return parts.tensor(*rng.choice((LARGE, SMALL)))
+            return parts.EMPTY_ARRAY + parts.state(np.full(rng.choice((3, 54)), rng.random(), "f4").tobytes())
+        if kind == 3:
+            return b"](" + self.values(depth) + b"e"
+        if kind == 4:
+            return b"(" + self.values(depth) + b"t"
+        if kind == 5:
+            return parts.items(*((self.text(), self.value(depth - 1)) for _ in range(rng.randrange(4))))
+        if kind == 6:
+            return self.value(depth - 1) + parts.put(rng.randrange(6))
+        if kind == 7:
+            made = parts.call(parts.name("argparse", "Namespace"), self.values(depth))
+            return made + (parts.items((self.text(), self.value(depth - 1))) + b"b" if rng.random() < 0.5 else b"")
+        if kind == 8:
+            ordered = parts.call(parts.name("collections", "OrderedDict"))
+            return ordered + b"(" + parts.text(self.text()) + self.value(depth - 1) + b"u"
+        return parts.call(parts.name("__builtin__", "set"), b"](" + b"".join(map(parts.number, range(3))) + b"e")
+
+    def any_value(self, depth):
+        """A value whose parts may be anything."""
         rng = self.rng
         if depth == 0 or rng.random() < 0.15:
             return self.leaf()
@@ -189,6 +226,7 @@ class Programs:
         return bytes([self.rng.randrange(256)]) + self.rng.randbytes(self.rng.choice((0, 0, 1, 4, 8)))
 
 
+LARGE, SMALL = ("0", 54, 0, (3, 2, 3, 3), (18, 9, 3, 1)), ("1", 3, 0, (3,), (1,))
 STORAGES = {"0": bytes(216), "1": bytes(12), "2": b"", "3": bytes(4)}
 
 
@@ -259,8 +297,9 @@ def make(seed, number, whole):
             return program
         if kind == 1:
             return parts.torch_zip(program, STORAGES)
-        data = b"".join(struct.pack("<q", len(data) // 4) + data for data in STORAGES.values())
-        return parts.legacy(program, STORAGES, data)
+        used = {key: data for key, data in STORAGES.items() if parts.storage(key, len(data) // 4) in program}
+        data = b"".join(struct.pack("<q", len(data) // 4) + data for data in used.values())
+        return parts.legacy(program, used, data)
     if kind == 3:  # a program of a real file, damaged, in an archive that is not
         with zipfile.ZipFile(io.BytesIO(whole[rng.choice((1, 3))])) as archive:
             files = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}

@@ -108,3 +108,10 @@ def test_weights_that_are_no_file_are_an_error_in_a_line(kind, tmp_path):
     with pytest.raises(CheckpointError, match=f"^weights {re.escape(str(tmp_path))}/last_checkpoint.*") as error:
         RetinaCheckpointer(nn.Linear(1, 1)).load(str(tmp_path / "last_checkpoint"))
     assert re.search(message, str(error.value)) and "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/kmsg"), reason="a file that waits for messages of the kernel")
+def test_a_file_without_a_size_is_not_read(tmp_path):
+    (tmp_path / "model.pth").symlink_to("/proc/kmsg")
+    with pytest.raises(CheckpointError, match="an empty file|cannot be read"):
+        RetinaCheckpointer(nn.Linear(1, 1)).load(str(tmp_path / "model.pth"))

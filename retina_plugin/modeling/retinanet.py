@@ -22,6 +22,7 @@ from retina_plugin.core.errors import ConfigError
 from retina_plugin.losses import ClassificationLoss, LossContext, LossNormalizer, Targets, build_classification_loss
 from retina_plugin.modeling.assigners import Assigner, build_assigner
 from retina_plugin.modeling.backbones.frozen_bn import fold_frozen_bn
+from retina_plugin.modeling.backbones.unused import freeze_unused
 from retina_plugin.modeling.box_coder import BoxCoder, build_box_coder
 from retina_plugin.modeling.box_loss import BoxLoss, build_box_loss
 from retina_plugin.modeling.detectron2_attributes import Detectron2Attributes
@@ -129,6 +130,7 @@ class FocalRetinaNet(Detectron2Attributes, RetinaNet):
                 "MODEL.BACKBONE.FOLD_FROZEN_BN is True, but the backbone has no convolution with a FrozenBN behind it. "
                 "Set it to False"
             ])  # fmt: skip
+        freeze_unused(backbone, cfg.MODEL.RETINANET.IN_FEATURES, len(cfg.MODEL.PIXEL_MEAN))
         feature_shapes = [shapes[f] for f in cfg.MODEL.RETINANET.IN_FEATURES]
         box_coder = build_box_coder(cfg)
         return {

@@ -99,7 +99,8 @@ def model_problems(cfg: CfgNode) -> Iterator[str]:
             yield (
                 f"MODEL.RETINANET.IN_FEATURES is {used}, but the backbone makes {made}: levels that the head "
                 "does not use would be computed for nothing, and levels that are not made cannot be used. "
-                "Make both lists agree (MODEL.FPN.IN_FEATURES decides where the pyramid starts)"
+                "Make both lists agree (MODEL.FPN.IN_FEATURES decides where the pyramid starts; "
+                "MODEL.BACKBONE.NAME build_resnet_fpn_backbone makes a pyramid without P6 and P7 that train)"
             )
 
 

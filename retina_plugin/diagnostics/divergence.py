@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from retina_plugin.core.errors import DivergenceError
+from retina_plugin.core.text import list_some
 from retina_plugin.diagnostics.snapshot import StepSnapshot, write_snapshot
 from retina_plugin.diagnostics.step_diagnosis import diagnose_step
 
@@ -127,6 +128,20 @@ class DivergenceMonitor:
             *[f"  {number}. {cause}" for number, cause in enumerate(causes, start=1)],
             "SOLVER.CLIP_GRADIENTS bounds what a single batch can do; grad_norm in the log shows its usual size",
         ])  # fmt: skip
+
+
+def warn_of_bad_buffers(model: nn.Module) -> None:
+    """Log a line if buffers are inf or NaN before training, such as statistics in a checkpoint of a run that diverged.
+
+    Training would look healthy with them, as a norm does not use its statistics. A value of -inf is that of a mask.
+    """
+    bad = [name for name, b in model.named_buffers() if b.is_floating_point() and not (b.double() < math.inf).all()]
+    if bad:
+        logging.getLogger(__name__).warning(
+            "Buffers of the model have values that are inf or NaN before the first step: %s. Evaluation will use them; "
+            "start from weights that are finite.",
+            list_some(bad, 4),
+        )
 
 
 def last_good_checkpoint(output_dir: str, iteration: int) -> str:

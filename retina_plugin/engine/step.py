@@ -15,7 +15,7 @@ from torch import distributed as dist
 
 from retina_plugin.core.errors import ConfigError
 from retina_plugin.core.rollback import Rollback
-from retina_plugin.diagnostics.divergence import NONFINITE_BUFFER_VALUES, DivergenceMonitor
+from retina_plugin.diagnostics.divergence import NONFINITE_BUFFER_VALUES, DivergenceMonitor, warn_of_bad_buffers
 from retina_plugin.diagnostics.snapshot import StepSnapshot
 from retina_plugin.modeling.gradients import Batch, StepResult, compute_gradients
 
@@ -62,6 +62,7 @@ class TrainingStep(SimpleTrainer):
         self._rollback = Rollback(model)
         self._monitor = DivergenceMonitor(cfg)
         self._overflows = self._skipped = 0
+        self._has_run = False
 
     def run_step(self) -> None:
         """Run one step.
@@ -74,6 +75,9 @@ class TrainingStep(SimpleTrainer):
         batch = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
 
+        if not self._has_run:
+            warn_of_bad_buffers(self._detector)
+            self._has_run = True
         # Before forward, at whose end all activations are in memory as well.
         self.optimizer.zero_grad()
         self._rollback.save()

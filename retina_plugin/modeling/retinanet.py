@@ -30,7 +30,7 @@ from retina_plugin.modeling.head import as_head_output, build_retinanet_head, pe
 from retina_plugin.modeling.inference.postprocessor import Postprocessor
 from retina_plugin.modeling.precision import autocast, check_precision
 from retina_plugin.modeling.predictions import RawPredictions
-from retina_plugin.modeling.scripting import ScriptableRetinaNet
+from retina_plugin.modeling.scripting import ScriptableRetinaNet, refuse_torch_export
 
 # Images as Detectron2's ``DatasetMapper`` makes them.
 Inputs = list[dict[str, Any]]
@@ -170,6 +170,7 @@ class FocalRetinaNet(Detectron2Attributes, RetinaNet):
             ValueError: see :meth:`compute_losses`.
         """
         if not self.training:
+            refuse_torch_export()
             with autocast(self.device.type, self.inference_precision):
                 return super().forward(batched_inputs)
         losses = self.compute_losses(batched_inputs, targets, divisor)

@@ -6,11 +6,22 @@ TorchScript knows neither ``HeadOutput`` nor a search that depends on values. It
 
 from typing import Any
 
+import torch
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from torch import Tensor, nn
 
 from retina_plugin.modeling.box_coder import DeltaXYWHCoder
 from retina_plugin.modeling.inference.postprocessor import Postprocessor
+
+
+def refuse_torch_export() -> None:
+    """Raise ``RuntimeError`` under ``torch.export``: Detectron2's structures ask whether there are any detections."""
+    is_exporting = getattr(torch.compiler, "is_exporting", None)  # new in torch 2.7
+    if is_exporting is not None and is_exporting():
+        raise RuntimeError(
+            "torch.export, and torch.onnx.export with dynamo=True, cannot follow Detectron2's ImageList and Instances. "
+            "Give a detectron2.export.TracingAdapter to torch.jit.trace, or to torch.onnx.export with dynamo=False"
+        )
 
 
 class ScriptableHead(nn.Module):

@@ -149,9 +149,20 @@ def test_statistics_that_overflow_are_reported_with_their_module(seed, tmp_path,
 def test_a_buffer_of_infinities_is_part_of_a_model(seed, tmp_path, caplog):
     cfg = make_cfg(*NORMS, "OUTPUT_DIR", str(tmp_path))
     model = make_model(cfg, seed)
-    model.register_buffer("mask", torch.tensor([0.0, -math.inf, math.nan]))
-    (logged,) = run(make_step(cfg, model, make_batches(seed, 1)), 1)
-    assert "total_loss" in logged and "not applied" not in caplog.text
+    model.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+    step = make_step(cfg, model, make_batches(seed, 2))
+    logged = run(step, 2)
+    assert all("total_loss" in scalars for scalars in logged) and "not applied" not in caplog.text
+    assert not caplog.messages
+
+
+def test_statistics_that_were_loaded_are_named_once(seed, tmp_path, caplog):
+    cfg = make_cfg(*NORMS, "OUTPUT_DIR", str(tmp_path))
+    model = make_model(cfg, seed)
+    model.backbone.levels[1].norm.running_var[3] = math.inf
+    run(make_step(cfg, model, make_batches(seed, 2)), 2)
+    (line,) = caplog.messages
+    assert "inf or NaN before the first step: backbone.levels.1.norm.running_var. Evaluation" in line
 
 
 @pytest.mark.parametrize(

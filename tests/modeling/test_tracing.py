@@ -198,3 +198,12 @@ def test_what_a_script_cannot_do_is_refused(seed, change, reason):
     change(model)
     with pytest.raises(ValueError, match=f"FocalRetinaNet cannot be scripted: {reason}. Trace it"):
         torch.jit.script(model)
+
+
+def test_torch_export_is_refused(seed):
+    model = make_detector(seed)
+    adapter = TracingAdapter(model, images(seed, (64, 64)))
+    with pytest.raises(
+        RuntimeError, match="cannot follow Detectron2's ImageList and Instances. Give a .*TracingAdapter"
+    ):
+        torch.export.export(adapter, adapter.flattened_inputs)

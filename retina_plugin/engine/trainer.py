@@ -42,6 +42,7 @@ from retina_plugin.diagnostics.zero_ap import explain_zero_ap
 from retina_plugin.engine import resume as resuming
 from retina_plugin.engine import signals
 from retina_plugin.engine.dry_evaluation import dry_evaluate
+from retina_plugin.engine.dry_read import dry_read
 from retina_plugin.engine.hooks import TrainingEnded, build_monitoring_hooks
 from retina_plugin.engine.model_check import check_batch_norm, translate_batch_norm_error
 from retina_plugin.engine.per_rank_buffers import PerRankBuffers
@@ -124,6 +125,7 @@ class RetinaTrainer(DefaultTrainer):
         if isinstance(loader, ResumableTrainLoader):
             micro_batch = cfg.SOLVER.IMS_PER_BATCH // (comm.get_world_size() * cfg.SOLVER.ACCUMULATE_STEPS)
             check_batch_norm(cfg, micro_batch, loader.images)
+            dry_read(cfg, loader.images)
         return loader
 
     @classmethod

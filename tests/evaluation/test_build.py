@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 
@@ -88,3 +89,31 @@ def test_a_set_that_names_its_file_when_it_is_loaded_is_loaded_first(images, tmp
     finally:
         DatasetCatalog.remove("named_late")
         MetadataCatalog.remove("named_late")
+
+
+@pytest.mark.parametrize("cat, dog", [(1, 2), (7, 30)])
+def test_labels_are_translated_by_the_ids_of_the_test_set(tmp_path, cat, dog):
+    """Whatever the ids of the training set were: only the order of the names counts."""
+    boxes = {cat: [10, 10, 30, 40], dog: [50, 20, 25, 35]}
+    coco = {
+        "images": [{"id": 4, "file_name": "4.jpg", "width": 100, "height": 100}],
+        "annotations": [
+            {"id": i, "image_id": 4, "category_id": i, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            for i, box in boxes.items()
+        ],
+        "categories": [{"id": dog, "name": "dog"}, {"id": cat, "name": "cat"}],
+    }
+    (tmp_path / "ids.json").write_text(json.dumps(coco))
+    register_coco_instances("ids", {}, str(tmp_path / "ids.json"), str(tmp_path))
+    try:
+        (record,) = DatasetCatalog.get("ids")
+        evaluator = build_evaluator(make_cfg(tmp_path, "ids"), "ids")
+        evaluator.reset()
+        detections = Instances((100, 100))
+        detections.pred_boxes = Boxes(torch.tensor([[10.0, 10, 40, 50], [50, 20, 75, 55]]))
+        detections.pred_classes, detections.scores = torch.tensor([0, 1]), torch.tensor([0.9, 0.8])
+        evaluator.process([record], [{"instances": detections}])
+        assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+    finally:
+        DatasetCatalog.remove("ids")
+        MetadataCatalog.remove("ids")

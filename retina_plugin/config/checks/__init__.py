@@ -13,8 +13,8 @@ from retina_plugin.config.checks import values
 from retina_plugin.config.checks.model import builds_focal_retinanet, model_problems, name_problems, rcnn_key_problems
 from retina_plugin.config.checks.monitoring import monitoring_problems
 from retina_plugin.config.checks.output_dir import output_dir_problems
+from retina_plugin.config.checks.rules import require_values, value_problems
 from retina_plugin.config.checks.training import precision_problems, process_problems, step_problems
-from retina_plugin.config.checks.values import require_values, value_problems
 from retina_plugin.config.defaults import require_retina_config
 from retina_plugin.core.errors import ConfigError
 

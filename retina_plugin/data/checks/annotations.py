@@ -81,15 +81,15 @@ NO_MASK = error_kind("""segmentation-degenerate: No polygon has three points: De
 
 @repairs(BAD_MASK, NO_MASK)
 def _correct_or_remove_mask(editor: Editor, finding: Finding) -> str:
-    mask = finding.entry["segmentation"]
-    if isinstance(mask, list) and len(mask) >= 6 and len(mask) % 2 == 0 and all(map(is_number, as_numbers(mask))):
-        finding.entry["segmentation"] = [as_numbers(mask)]
+    mask = as_numbers(finding.entry["segmentation"])
+    if isinstance(mask, list) and len(mask) >= 6 and len(mask) % 2 == 0 and all(map(is_number, mask)):
+        finding.entry["segmentation"] = [mask]
         return "polygon wrapped into a list"
     if isinstance(mask, dict) and isinstance(mask.get("counts"), list):
-        rle = {**mask, "counts": as_numbers(mask["counts"]), "size": as_numbers(mask.get("size"))}
-        if _mask_problem(rle) is None:
-            finding.entry["segmentation"] = rle
-            return STRINGS_CONVERTED
+        mask = {**mask, "counts": as_numbers(mask["counts"]), "size": as_numbers(mask.get("size"))}
+    if _mask_problem(mask) is None:
+        finding.entry["segmentation"] = mask
+        return STRINGS_CONVERTED
     del finding.entry["segmentation"]
     return "segmentation removed"
 

@@ -43,7 +43,7 @@ _MIN_SHARE_FITTING = 0.99
 def check_box_format(context: Context) -> None:
     """Recognize XYXY in pixels and fractions of the image's sides; no later check can judge such boxes."""
     everything = Table.of(context.entries)
-    table = everything.select(np.isfinite(everything.boxes).all(axis=1))
+    table = everything.select(np.isfinite(everything.boxes).all(axis=1) & _has_right_size(everything, context))
     boxes, sizes, number = table.boxes, table.sizes, len(table)
     # Labels of whole pixels such as [0, 0, 1, 1] are tiny, but no fractions.
     fractions = (np.abs(boxes) <= 1 + 1e-6).all(axis=1)
@@ -121,7 +121,8 @@ def check_boxes(context: Context) -> None:
     negative = finite & ~zero & ((width < 0) | (height < 0))
     usable = finite & ~negative & ~zero
     beyond = (x >= table.sizes[:, 0]) | (y >= table.sizes[:, 1]) | (x + width <= 0) | (y + height <= 0)
-    outside = usable & beyond
+    has_size = _has_right_size(table, context)
+    outside = usable & beyond & has_size
     usable &= ~outside
     most = np.maximum.reduce([-x, -y, right, bottom])
 
@@ -135,13 +136,18 @@ def check_boxes(context: Context) -> None:
     table.report(found, NEGATIVE, negative, box)
     table.report(found, ZERO, zero, box)
     table.report(found, OUTSIDE, outside, in_image)
-    partly = usable & (most > _TOLERANCE)
+    partly = usable & (most > _TOLERANCE) & has_size
     table.report(found, PARTLY_OUTSIDE, partly, lambda i: f"{in_image(i)}: by {most[i]:.4g} pixels")
     sliver = usable & ((width <= 1) | (height <= 1))
     table.report(found, SLIVER, sliver, box)
     _check_copies(table, usable & ~table.crowd, found)
     table.report(found, INTEGER, usable & ~table.crowd & _loses_fractions(table, context.cfg), box)
-    context.table = table.select(usable & ~sliver)
+    context.table = table.select(usable & ~sliver & has_size)
+
+
+def _has_right_size(table: Table, context: Context) -> np.ndarray:
+    """The boxes in images of the size in the JSON, bool (G,); the others cannot be judged by it."""
+    return np.array([id(image) not in context.wrong_sizes for image in table.images], dtype=bool)
 
 
 def _check_copies(table: Table, rows: np.ndarray, found: Findings) -> None:

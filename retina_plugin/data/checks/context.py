@@ -51,6 +51,7 @@ class Context:
     files: ImageFiles | None = None  # reads the images; None to leave the files alone
     num_classes: int | None = None  # K of the model; None if it is not known
     entries: Entries = field(default_factory=Entries)  # after check_ids, annotations have an image and a category
+    wrong_sizes: set[int] = field(default_factory=set)  # after check_images: id() of images of another size
     dropped: dict[int, str] = field(default_factory=dict)  # after check_dropped: id() of annotations, and why
     table: Table = field(default_factory=lambda: Table.of(Entries()))  # from check_box_format on
 

@@ -1,5 +1,6 @@
 """Counts the boxes that Detectron2's loader and mapper leave out of training, by class and reason."""
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -19,14 +20,14 @@ DROPPED = warning_kind("""boxes-dropped: Detectron2 leaves these boxes out of tr
     (some tools write 1 with every mask), a valid segmentation or none, and a box with an area.""")
 
 
-def drop_reason(annotation: Entry, image: Entry) -> str | None:
+def drop_reason(annotation: Entry, width_of_image: float, height_of_image: float) -> str | None:
     """Say why Detectron2 does not train on an annotation; None if it does."""
     if annotation.get("iscrowd", 0) != 0:
         return CROWD
     if has_no_polygon(annotation.get("segmentation")):
         return NO_POLYGON
     x, y, width, height = annotation["bbox"]
-    has_area = _overlap(x, width, image["width"]) > MIN_SIDE and _overlap(y, height, image["height"]) > MIN_SIDE
+    has_area = _overlap(x, width, width_of_image) > MIN_SIDE and _overlap(y, height, height_of_image) > MIN_SIDE
     return None if has_area else NO_AREA  # NaN has none
 
 
@@ -43,7 +44,10 @@ def check_dropped(context: Context) -> None:
     image_of, annotations, found = context.entries.image_of, context.entries.annotations, context.found
     reasons: dict[Any, Counter[str]] = {}
     for annotation in annotations:
-        reason = drop_reason(annotation, image_of[annotation["image_id"]])
+        image = image_of[annotation["image_id"]]
+        # With a wrong size, which the file's will replace, it is not known where the image ends.
+        sides = (math.inf, math.inf) if id(image) in context.wrong_sizes else (image["width"], image["height"])
+        reason = drop_reason(annotation, *sides)
         if reason:
             context.dropped[id(annotation)] = reason
             reasons.setdefault(annotation["category_id"], Counter())[reason] += 1

@@ -1,5 +1,6 @@
 """The entries of a COCO file that have all their fields, as lists and as columns, and the types of fields."""
 
+import json
 import math
 import numbers
 import re
@@ -80,9 +81,14 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
 def as_numbers(value: Any) -> Any:
-    """Convert strings of numbers, also those in a list: "12" and "1e3" become 12 and 1000.0; all else stays."""
+    """Convert strings of numbers and lists: "12", ["1e3"] and "[1, 2]" to 12, [1000.0] and [1, 2]; all else stays."""
     if isinstance(value, list):
         return [as_numbers(item) for item in value]
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            return as_numbers(json.loads(value))
+        except (RecursionError, ValueError):
+            return value
     if not isinstance(value, str) or not _NUMBER.fullmatch(value.strip()):
         return value
     try:

@@ -79,7 +79,7 @@ def _parts(name: str) -> tuple[str, ...]:
         if part == os.pardir:
             del parts[-1:]
         elif part.strip() not in ("", os.curdir):
-            parts.append(part.strip())
+            parts.append(re.sub(r"\.jpe(g?)$", ".jpg", part.strip()))
     return tuple(parts)
 
 

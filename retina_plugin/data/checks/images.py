@@ -80,7 +80,7 @@ def check_images(context: Context) -> None:
     files = context.files.look(data.path(image) for image in context.entries.images)
     for image, file in zip(context.entries.images, files):
         if file.problem is None:
-            _check_size(image, file, found)
+            _check_size(image, file, context)
             _check_colors(image, file, cfg, found)
         elif file.problem != image_files.MISSING:  # which check_names reports
             found.add(KINDS[f"image-{file.problem}"], file.detail, image)
@@ -102,8 +102,10 @@ def training_edges(cfg: CfgNode) -> list[int]:
     return sorted({size for size in (min(sizes), max(sizes)) if size > 0})
 
 
-def _check_size(image: Entry, file: image_files.ImageFile, found: Findings) -> None:
-    expected, turned = (int(image["width"]), int(image["height"])), file.turned_size
+def _check_size(image: Entry, file: image_files.ImageFile, context: Context) -> None:
+    found, expected, turned = context.found, (int(image["width"]), int(image["height"])), file.turned_size
+    if expected != turned:
+        context.wrong_sizes.add(id(image))
     if expected == turned:
         # If width and height differ and EXIF swaps them, the size shows that the boxes are for the turned image.
         if file.orientation not in (0, 1) and (not file.swaps_sides or turned[0] == turned[1]):

@@ -255,7 +255,7 @@ def file_missing(s):
 @case(stops="map")
 def file_of_another_format(s):
     image = s.some("images")
-    s.path(image).rename(s.path(image).with_suffix(".jpeg"))
+    s.path(image).rename(s.path(image).with_suffix(".png"))
     return [("image-missing", image, None)]
 
 

@@ -6,6 +6,8 @@ from detectron2.data import DatasetMapper
 from detectron2.structures import BoxMode
 from PIL import Image
 
+from retina_plugin.data import checks
+
 from .sets import places
 
 
@@ -60,3 +62,18 @@ def test_boxes_that_are_called_dropped_are_dropped_and_negative_ones_turned(cfg,
     np.testing.assert_array_equal(
         _map(cfg, tmp_path, (100, 100), [[40.0, 50.0, float("inf"), 20.0]]), [[40, 50, 100, 70]]
     )
+
+
+@pytest.mark.parametrize("size", [lambda w, h: (h, w), lambda w, h: (40, 30), lambda w, h: (h // 2, w // 3)])
+def test_boxes_are_not_judged_by_a_size_that_is_wrong(size, random_set, cfg):
+    """They would be cut, or dropped, although they fit the image."""
+    original = random_set.copy_of_coco()
+    for image in random_set.coco["images"]:
+        if random_set.rng.uniform() < 0.7:
+            image["width"], image["height"] = size(image["width"], image["height"])
+    random_set.write()
+    context = random_set.check(cfg)
+    assert {finding.kind.name for finding in context.found} == {"image-size"}
+    left = {finding.kind.name for finding in checks.repair_until_clean(context).left}
+    assert left <= {"image-size"}  # in nearly the same proportion, the file may have been resized
+    assert context.data.coco["annotations"] == original["annotations"]

@@ -25,6 +25,7 @@ SPELLINGS = {
     "case": lambda name: name.upper(),
     "accents": lambda name: unicodedata.normalize("NFD", name),
     "spaces": lambda name: f" {name} ",
+    "suffix": lambda name: name.replace(".jpg", ".JPEG"),
     "no folder": lambda name: name.rpartition("/")[2],
     "another folder": lambda name: "elsewhere/" + name.rpartition("/")[2],
 }

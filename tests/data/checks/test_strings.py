@@ -9,6 +9,8 @@ from retina_plugin.data.checks.entries import as_id, as_numbers
 @pytest.mark.parametrize("value, expected", [
     ("12", 12), (" 12 ", 12), ("12.0", 12.0), ("1e3", 1000.0), ("-.5E-1", -0.05), ("+7.", 7.0), ("٣", 3),
     (["1", [" 2 ", "x", None, 3.5]], [1, [2, "x", None, 3.5]]),
+    ("[1, 2.5, \"3\"]", [1, 2.5, 3]), (" [[1],[2]]", [[1], [2]]),
+    *((text, text) for text in ("[", "[1, 2", "[a]", "[" * 9999)),
     *((text, text) for text in ("", " ", "nan", "inf", "-Infinity", "1,5", "1_000", "0x10", "12 px", "1e999", "1e")),
     *((value, value) for value in (None, True, 1.5, {"a": "1"})),
 ])  # fmt: skip
@@ -26,7 +28,7 @@ def test_strings_of_whole_numbers_are_ids(value, expected):
 
 def _written(rng, value):
     if isinstance(value, list):
-        return [_written(rng, item) for item in value]
+        return str(value) if rng.uniform() < 0.2 else [_written(rng, item) for item in value]
     forms = [repr(value), f" {value!r} ", f"{value:.17e}"] + [f"{value!r}.0"] * isinstance(value, int)
     return forms[rng.integers(len(forms))]
 

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from retina_plugin.cli import ALIASES, COMMANDS
-from retina_plugin.config.imports import add_import_argument, import_modules
+from retina_plugin.config import add_config_arguments
+from retina_plugin.config.imports import import_modules
 from retina_plugin.core.errors import UserError, format_error
 from retina_plugin.core.failures import explain_failures
 from retina_plugin.core.terminal import printable_output
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     command = importlib.import_module(f"retina_plugin.cli.{module_name}")
     parser = argparse.ArgumentParser(f"{_PROG} {name}", description=summary)
     command.add_arguments(parser)
-    add_import_argument(parser)
+    add_config_arguments(parser)
     if {"-h", "--help"} & set(argv):
         parser.parse_args(["--help"])  # parse_intermixed_args hides positional arguments
     args = parser.parse_intermixed_args(argv[1:])

@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
         config_file=args.config_file,
         opts=[*args.words[has_name:], *args.opts],
         imports=args.imports,
+        allow_unsafe_yaml=args.allow_unsafe_yaml,
         read_images=not args.no_images,
         decode=not args.headers_only,
         workers=args.workers,

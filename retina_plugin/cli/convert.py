@@ -33,8 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     options = {"allow_pickle": args.allow_pickle, "overwrite": args.overwrite}
     if args.target:
-        print(
-            export_file(args.src, args.dst, args.target, config_file=args.config_file, imports=args.imports, **options)
-        )
+        trust = {"allow_unsafe_yaml": args.allow_unsafe_yaml, **options}
+        print(export_file(args.src, args.dst, args.target, config_file=args.config_file, imports=args.imports, **trust))
     else:
         print(convert_file(args.src, args.dst, args.source, norm_eps=args.norm_eps, **options))

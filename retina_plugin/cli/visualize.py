@@ -21,6 +21,7 @@ def run(args: argparse.Namespace) -> None:
         num_images=args.num_images,
         score_threshold=args.score_threshold,
         imports=args.imports,
+        allow_unsafe_yaml=args.allow_unsafe_yaml,
         opts=args.opts,
     ):
         print(f"Test images with ground truth and detections: {path.resolve()}")

@@ -4,7 +4,6 @@ A module is given by its name, or by the path of its ``.py`` file or package. ``
 that adds keys if it is not called ``add_config``.
 """
 
-import argparse
 import importlib
 import importlib.util
 import logging
@@ -21,18 +20,6 @@ from detectron2.config import CfgNode
 from retina_plugin.core.errors import ConfigError
 
 _ADD_CONFIG = "add_config"
-
-
-def add_import_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--import MODULE``, which may be repeated, to a command line."""
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="import a module (name or .py path) that registers parts or data sets, or adds keys by add_config(cfg)",
-    )
 
 
 def import_modules(names: Iterable[str]) -> list[ModuleType]:

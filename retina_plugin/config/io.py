@@ -1,18 +1,19 @@
 """Reads configuration files and overrides, with errors that say what to do."""
 
+import argparse
 import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, downgrade_config, upgrade_config
 from detectron2.config import get_cfg as get_detectron2_cfg
 
 from retina_plugin.config.defaults import add_retina_config
 from retina_plugin.config.imports import add_imports, add_project, follow_imports
-from retina_plugin.core.errors import ConfigError, FileError
-from retina_plugin.core.files import refuse_special_file
+from retina_plugin.config.yaml_file import UNSAFE_FLAG, read_yaml
+from retina_plugin.core.errors import ConfigError
 from retina_plugin.core.text import did_you_mean
 
 RENAMED_KEYS = {"SOLVER.AUTO_SCALE": "SOLVER.REFERENCE_BATCH_SIZE", "TEST.LOSS_PERIOD": "TEST.VAL_LOSS_PERIOD"}
@@ -33,24 +34,30 @@ def get_cfg(*add_config: Callable[[CfgNode], object]) -> CfgNode:
 
 
 def read_config(
-    config_file: str = "", opts: Sequence[Any] = (), imports: Iterable[str] = (), cfg: CfgNode | None = None
+    config_file: str = "",
+    opts: Sequence[Any] = (),
+    imports: Iterable[str] = (),
+    cfg: CfgNode | None = None,
+    *,
+    allow_unsafe: bool = False,
 ) -> CfgNode:
     """Read a configuration: import modules of projects, then merge a file, then overrides.
 
     Args:
         imports: modules as of ``--import``, see :mod:`retina_plugin.config.imports`.
         cfg: holds every known key and stays as it is; None for :func:`get_cfg`.
+        config_file, opts, allow_unsafe: see :func:`merge_config`.
 
     Raises:
         ConfigError: see :func:`merge_config`.
     """
     cfg = get_cfg() if cfg is None else cfg.clone()
     add_imports(cfg, imports)
-    merge_config(cfg, config_file, opts)
+    merge_config(cfg, config_file, opts, allow_unsafe=allow_unsafe)
     return cfg
 
 
-def merge_config(cfg: CfgNode, config_file: str = "", opts: Sequence[Any] = ()) -> None:
+def merge_config(cfg: CfgNode, config_file: str = "", opts: Sequence[Any] = (), *, allow_unsafe: bool = False) -> None:
     """Merge a YAML file and command-line overrides into a ``CfgNode`` (in place).
 
     The modules in the file's ``IMPORTS`` are imported first and add their keys. Old names of keys are accepted.
@@ -59,22 +66,24 @@ def merge_config(cfg: CfgNode, config_file: str = "", opts: Sequence[Any] = ()) 
         cfg: holds every known key, as from :func:`get_cfg`.
         config_file: path of a YAML file, which may have a ``_BASE_``; empty for none.
         opts: ``["KEY", "VALUE", ...]``, as Detectron2's argument parser returns them.
+        allow_unsafe: run the code that tags in the file name; see :func:`~retina_plugin.config.yaml_file.read_yaml`.
 
     Raises:
-        ConfigError: the file is missing or not YAML; unknown keys (all of them, each with the key that may have been
-            meant); a value of another type than the key's default; overrides that are not pairs; a module that cannot
-            be imported.
+        ConfigError: the file is missing, not YAML or names code; unknown keys (all of them, each with the key that may
+            have been meant); a value of another type than the key's default; overrides that are not pairs; a module
+            that cannot be imported.
     """
     opts = list(opts)
     if len(opts) % 2:
         words = " ".join(map(str, opts))
         raise ConfigError([f"overrides come in pairs, KEY VALUE, but there are {len(opts)} words: {words}"])
     if config_file:
-        values = _load(config_file)
-        if values.get("VERSION", cfg.VERSION) == cfg.VERSION:
+        values = read_yaml(config_file, allow_unsafe=allow_unsafe)
+        version = _version_of(values, config_file, cfg.VERSION)
+        if version == cfg.VERSION:
             merge_values(cfg, values, config_file, Path(config_file).resolve().parent)
-        else:  # an older format with other keys, which Detectron2 converts
-            _merge(lambda: cfg.merge_from_file(config_file), config_file)
+        else:
+            _merge_older(cfg, values, version, config_file)
     if "IMPORTS" in opts[::2]:
         raise ConfigError(["IMPORTS on the command line: give --import MODULE"])
     overrides = _rename(list(zip(opts[::2], opts[1::2])), "command line")
@@ -102,6 +111,21 @@ def merge_values(cfg: CfgNode, values: Mapping[str, Any], source: str, folder: P
     _merge(lambda: cfg.merge_from_other_cfg(CfgNode(nested)), source)
 
 
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of everything that reads a configuration: ``--import MODULE``, ``--allow-unsafe-yaml``."""
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="import a module (name or .py path) that registers parts or data sets, or adds keys by add_config(cfg)",
+    )
+    parser.add_argument(
+        UNSAFE_FLAG, action="store_true", help="run the code that a configuration file names; for files that you trust"
+    )
+
+
 def flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield ("A.B.C", value) for every leaf of nested dicts."""
     for name, value in node.items():
@@ -111,26 +135,24 @@ def flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{name}", value
 
 
-class _RegularFiles(CfgNode):
-    """Opens files and their ``_BASE_``, but neither pipes nor devices, which may never end."""
+def _version_of(values: Mapping[str, Any], source: str, latest: int) -> int:
+    """Return the version of Detectron2's keys that a file has; without ``VERSION``, by the keys that were renamed."""
+    older = {"MODEL.WEIGHT", "TEST.AUG_ON"} & dict(flatten(values)).keys()
+    version = values.get("VERSION", 1 if older else latest)
+    if version not in range(1, latest + 1):
+        raise ConfigError([f"{source}: VERSION is {version}, and this Detectron2 reads 1 to {latest}"])
+    return version
 
-    @classmethod
-    def _open_cfg(cls, filename: str) -> IO[str]:
-        refuse_special_file(filename)
-        return super()._open_cfg(filename)
 
-
-def _load(config_file: str) -> CfgNode:
-    try:
-        return CfgNode(_RegularFiles.load_yaml_with_base(config_file, allow_unsafe=True))
-    except FileError as error:
-        raise ConfigError([f"cannot read config file {config_file}: {error}"]) from None
-    except OSError as error:
-        name = error.filename or config_file
-        raise ConfigError([f"cannot read config file {name}: {error.strerror}"]) from None
-    except Exception as error:  # YAML and fvcore raise many kinds
-        reason = " ".join(str(error).split())
-        raise ConfigError([f"{config_file} is not a YAML mapping of keys to values: {reason}"]) from None
+def _merge_older(cfg: CfgNode, values: Mapping[str, Any], version: int, source: str) -> None:
+    """Merge the values of a file with the keys of an older Detectron2, which converts them."""
+    if "IMPORTS" in values:
+        raise ConfigError([f"{source}: IMPORTS in a file of VERSION {version}; give --import MODULE"])
+    older = downgrade_config(cfg, version)
+    _check_keys(flatten(values), dict(flatten(older)), source)
+    _merge(lambda: older.merge_from_other_cfg(CfgNode(values)), source)
+    cfg.clear()
+    cfg.update(upgrade_config(older))
 
 
 def _rename(items: list[tuple[str, Any]], where: str) -> list[tuple[str, Any]]:
@@ -175,5 +197,5 @@ def _unknown_key(key: str, known: dict[str, Any], where: str) -> str:
 def _merge(merge: Callable[[], object], where: str) -> None:
     try:
         merge()
-    except (AssertionError, KeyError, ValueError) as error:
+    except (AssertionError, KeyError, ValueError, MemoryError, RecursionError) as error:  # the last of nested text
         raise ConfigError([f"{where}: {' '.join(map(str, error.args))}"]) from None

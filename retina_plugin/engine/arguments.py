@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from detectron2.engine import default_argument_parser
 
-from retina_plugin.config.imports import add_import_argument
+from retina_plugin.config import add_config_arguments
 from retina_plugin.core.errors import ConfigError
 
 # How torchrun numbers the processes that it starts.
@@ -49,7 +49,7 @@ def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
         action="store_true",
         help="start a new run where OUTPUT_DIR holds another one, whose files are moved to OUTPUT_DIR/previous_run_N",
     )
-    add_import_argument(parser)
+    add_config_arguments(parser)
     return parser
 
 

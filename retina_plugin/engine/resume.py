@@ -5,7 +5,6 @@ import os
 import re
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 from detectron2.utils.file_io import PathManager
@@ -13,6 +12,7 @@ from detectron2.utils.file_io import PathManager
 from retina_plugin.checkpoint import CheckpointError, RetinaCheckpointer
 from retina_plugin.checkpoint.reader import read_checkpoint
 from retina_plugin.config import flatten
+from retina_plugin.config.yaml_file import parse_yaml
 from retina_plugin.engine.writers import WINDOW
 
 # Keys that do not change what the training computes, or that the checkpoint decides.
@@ -61,7 +61,9 @@ def warn_of_differences(saved: str, cfg: CfgNode) -> None:
         saved: the YAML of the configuration in the checkpoint.
         cfg: the configuration now.
     """
-    before, now = (dict(flatten(yaml.safe_load(text))) for text in (saved, cfg.dump()))
+    before, now = (
+        dict(flatten(parse_yaml(text, "the configuration in the checkpoint"))) for text in (saved, cfg.dump())
+    )
     lines = []
     for key in sorted({*before, *now}):
         values = before.get(key, "nothing"), now.get(key, "nothing")

@@ -35,7 +35,10 @@ def load_config(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode
     Raises:
         ConfigError: with one line for each problem.
     """
-    cfg = read_config(args.config_file, args.opts, getattr(args, "imports", ()), cfg)
+    cfg = read_config(
+        *(args.config_file, args.opts, getattr(args, "imports", ()), cfg),
+        allow_unsafe=getattr(args, "allow_unsafe_yaml", False),
+    )
     processes = processes_of(args)
     if not args.eval_only:
         scale_schedule(cfg, processes.world_size)
@@ -64,6 +67,7 @@ def check_config(cfg: CfgNode, *, num_gpus: int = 1, num_machines: int = 1, eval
     problems = [
         *checks.name_problems(cfg),
         *checks.model_problems(cfg),
+        *(() if eval_only else checks.rcnn_key_problems(cfg)),
         *checks.process_problems(cfg, num_gpus, num_machines, eval_only),
         *checks.precision_problems(cfg, eval_only),
         *checks.step_problems(cfg, num_gpus * num_machines, eval_only),

@@ -106,6 +106,10 @@ def test_settings_of_rcnn(key, value, hint):
     assert line.startswith(f"{key} is set to {value}") and line.endswith(hint)
 
 
+def test_settings_of_rcnn_do_not_stop_an_evaluation():
+    check_config(make_cfg("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.3), eval_only=True)
+
+
 def test_every_twin_exists():
     from retina_plugin.config import flatten
     from retina_plugin.config.checks.model import _TWINS

@@ -92,9 +92,9 @@ def test_unknown_keys_of_the_command_line(tmp_path):
 @pytest.mark.parametrize(
     "text, opts, parts",
     [
-        ("MODEL: [", (), ["mine.yaml", "not a YAML mapping"]),
+        ("MODEL: [", (), ["mine.yaml", "not YAML", "line 1"]),
         ("just words", (), ["mine.yaml", "not a YAML mapping"]),
-        ("", (), ["mine.yaml", "not a YAML mapping"]),
+        ("", (), ["mine.yaml", "empty file"]),
         ("_BASE_: nowhere.yaml", (), ["nowhere.yaml"]),
         ("SOLVER: {MAX_ITER: many}", (), ["mine.yaml", "SOLVER.MAX_ITER", "str", "int"]),
         ("MODEL: {RETINANET: }", (), ["mine.yaml", "MODEL.RETINANET is a section", "None"]),
@@ -138,3 +138,21 @@ def test_an_old_and_a_new_name_with_different_values_are_refused(tmp_path):
     opts = ["TEST.LOSS_PERIOD", "5", "TEST.VAL_LOSS_PERIOD", "6"]
     (line,) = problems(tmp_path, "VERSION: 2", opts)
     assert line.startswith("command line: TEST.LOSS_PERIOD is 5, but TEST.VAL_LOSS_PERIOD")
+
+
+@pytest.mark.parametrize("version", ["VERSION: 1\n", ""])
+def test_a_file_of_version_1_is_converted_as_detectron2_converts_it(tmp_path, version):
+    path = tmp_path / "old.yaml"
+    path.write_text(f"{version}MODEL: {{WEIGHT: a.pth, RETINANET: {{NUM_CLASSES: 3}}}}\nTEST: {{AUG_ON: True}}\n")
+    cfg, theirs = make_cfg(), make_cfg()
+    theirs.merge_from_file(str(path))
+    merge_config(cfg, str(path))
+    assert cfg.dump() == theirs.dump()
+    assert (cfg.MODEL.WEIGHTS, cfg.TEST.AUG.ENABLED, cfg.VERSION) == ("a.pth", True, 2)
+
+
+def test_unknown_keys_of_a_file_of_version_1(tmp_path):
+    (line,) = problems(tmp_path, "MODEL: {WEIGHT: a.pth, RETINANET: {NUM_CLASES: 3}}")
+    assert "MODEL.RETINANET.NUM_CLASES" in line and line.endswith("Did you mean MODEL.RETINANET.NUM_CLASSES?")
+    (line,) = problems(tmp_path, "VERSION: 1\nIMPORTS: [mine]\n")
+    assert "IMPORTS in a file of VERSION 1" in line

@@ -7,7 +7,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from retina_plugin import ConfigError, add_retina_config
+from retina_plugin import add_retina_config
 
 
 def make_model(*opts):
@@ -142,6 +142,15 @@ def test_custom_parts_by_keyword():
     assert (losses["loss_cls"] * model.loss_normalizer.ema).item() == pytest.approx(positives)
 
 
-def test_a_configuration_of_rcnn_is_refused():
-    with pytest.raises(ConfigError, match="MODEL.ROI_HEADS.NUM_CLASSES.*MODEL.RETINANET.NUM_CLASSES"):
-        make_model("MODEL.ROI_HEADS.NUM_CLASSES", 4)
+def test_thresholds_of_other_models_are_a_warning_where_a_model_is_built(caplog):
+    """What Detectron2's ``demo.py`` sets for every model."""
+    thresholds = (
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+        0.53,
+        "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH",
+        0.53,
+    )
+    for _ in range(2):
+        make_model(*thresholds, "MODEL.RETINANET.SCORE_THRESH_TEST", 0.53)
+    (record,) = [record for record in caplog.records if "belongs to R-CNN" in record.getMessage()]
+    assert record.getMessage().startswith("MODEL.ROI_HEADS.SCORE_THRESH_TEST is set to 0.53")

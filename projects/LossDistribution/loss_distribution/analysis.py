@@ -26,8 +26,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from retina_plugin.checkpoint import RetinaCheckpointer
+from retina_plugin.config import add_config_arguments
 from retina_plugin.config.checks import builds_focal_retinanet
-from retina_plugin.config.imports import add_import_argument
 from retina_plugin.core.errors import UserError, format_error
 from retina_plugin.data.dataset_checks import check_class_count
 from retina_plugin.engine import argument_parser, load_config
@@ -183,7 +183,9 @@ def read_config(args):
     config_file = args.output_dir / "config.yaml"
     overrides = [] if args.dataset is None else ["DATASETS.TEST", str((args.dataset,))]
     imports = [word for name in args.imports for word in ("--import", name)]
-    job = argument_parser().parse_args(["--eval-only", "--config-file", str(config_file), *imports, *overrides])
+    unsafe = ["--allow-unsafe-yaml"] if args.allow_unsafe_yaml else []
+    options = ["--eval-only", "--config-file", str(config_file), *imports, *unsafe]
+    job = argument_parser().parse_args([*options, *overrides])
     cfg = load_config(job)
     if not builds_focal_retinanet(cfg):
         raise ValueError(
@@ -233,7 +235,7 @@ def main(argv=None):
         "--samples", type=int, default=10**6, help="keep at most so many positives and negatives (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of samples (default: %(default)s)")
-    add_import_argument(parser)
+    add_config_arguments(parser)
     args = parser.parse_args(argv)
     warnings.filterwarnings("ignore", module=r"torch\.")  # Detectron2 0.6 calls what torch has deprecated since
     try:

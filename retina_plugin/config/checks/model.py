@@ -60,16 +60,10 @@ def name_problems(cfg: CfgNode) -> Iterator[str]:
 
 
 def model_problems(cfg: CfgNode) -> Iterator[str]:
-    """Yield a line for each key that contradicts another one, or that ``FocalRetinaNet`` does not read."""
+    """Yield a line for each key that contradicts another one, or that the chosen part does not read."""
     if not builds_focal_retinanet(cfg):
         return
     default = dict(flatten(get_cfg()))
-    for key, value in flatten(cfg):
-        of_rcnn = key.startswith(_RCNN_NODES) or key in _RCNN_SWITCHES
-        if of_rcnn and key in default and _as_lists(value) != _as_lists(default[key]):
-            twin = f" Did you mean {_TWINS[key]}?" if key in _TWINS else " Remove it."
-            yield f"{key} is set to {value}, but belongs to R-CNN and does nothing here.{twin}"
-
     if cfg.MODEL.RETINANET.NUM_CLASSES < 1:
         yield f"MODEL.RETINANET.NUM_CLASSES is {cfg.MODEL.RETINANET.NUM_CLASSES}; a detector needs at least 1"
 
@@ -101,6 +95,18 @@ def model_problems(cfg: CfgNode) -> Iterator[str]:
                 "does not use would be computed for nothing, and levels that are not made cannot be used. "
                 "Make both lists agree (MODEL.FPN.IN_FEATURES decides where the pyramid starts)"
             )
+
+
+def rcnn_key_problems(cfg: CfgNode) -> Iterator[str]:
+    """Yield a line for each key of R-CNN that is set, which ``FocalRetinaNet`` does not read."""
+    if not builds_focal_retinanet(cfg):
+        return
+    default = dict(flatten(get_cfg()))
+    for key, value in flatten(cfg):
+        of_rcnn = key.startswith(_RCNN_NODES) or key in _RCNN_SWITCHES
+        if of_rcnn and key in default and _as_lists(value) != _as_lists(default[key]):
+            twin = f" Did you mean {_TWINS[key]}?" if key in _TWINS else " Remove it."
+            yield f"{key} is set to {value}, but belongs to R-CNN and does nothing here.{twin}"
 
 
 def _loss_key_problems(cfg: CfgNode, default: dict[str, Any]) -> Iterator[str]:

@@ -27,6 +27,7 @@ def check_data_set_of(
     config_file: str = "",
     opts: Sequence[str] = (),
     imports: Iterable[str] = (),
+    allow_unsafe_yaml: bool = False,
     read_images: bool = True,
     decode: bool = True,
     workers: int | None = None,
@@ -39,7 +40,7 @@ def check_data_set_of(
 
     Args:
         name: registered name; None with ``json_file`` and ``image_root``.
-        config_file, opts, imports: configuration of the training, by default Base-RetinaNet.
+        config_file, opts, imports, allow_unsafe_yaml: configuration of the training, by default Base-RetinaNet.
         read_images, decode: whether to read image files, and whether all pixels or only headers.
         workers: number of processes that read images, 0 for this one; None for one per core.
         examples: places to print of each kind.
@@ -72,7 +73,8 @@ def check_data_set_of(
         raise ValueError(f"--fix and --report name the same file, {report_file}")
     for path in outputs:
         require_new_file(path, overwrite=overwrite, inputs=[json_file, config_file])
-    cfg = read_config(config_file or get_config_file("Base-RetinaNet.yaml"), opts, imports)
+    config = config_file or get_config_file("Base-RetinaNet.yaml")
+    cfg = read_config(config, opts, imports, allow_unsafe=allow_unsafe_yaml)
     check_model_config(cfg)
     if not builds_focal_retinanet(cfg) and cfg.MODEL.META_ARCHITECTURE != "RetinaNet":
         architecture = cfg.MODEL.META_ARCHITECTURE

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
@@ -15,6 +14,7 @@ from retina_plugin.checkpoint import CheckpointError, read_checkpoint
 from retina_plugin.checkpoint.converters import TARGETS, convert, detect_source
 from retina_plugin.checkpoint.converters.conversion import Conversion, Weights
 from retina_plugin.config import get_cfg, read_config
+from retina_plugin.config.yaml_file import read_yaml
 from retina_plugin.core.files import atomic_write, require_new_file
 from retina_plugin.core.text import list_some
 from retina_plugin.model_zoo import get_config_file
@@ -53,7 +53,7 @@ def convert_file(
     try:
         source = source or detect_source(checkpoint["model"])
         conversion = convert(checkpoint, source, norm_eps)
-        base = yaml.safe_load(Path(get_config_file("Base-RetinaNet")).read_text())
+        base = read_yaml(get_config_file("Base-RetinaNet"))
         _write(src, source, conversion, base, weights_path, config_path)
     except CheckpointError as error:
         raise CheckpointError(f"{src}: {error}") from error.__cause__
@@ -68,6 +68,7 @@ def export_file(
     *,
     config_file: Path | None = None,
     imports: Iterable[str] = (),
+    allow_unsafe_yaml: bool = False,
     allow_pickle: bool = False,
     overwrite: bool = False,
 ) -> str:
@@ -78,6 +79,7 @@ def export_file(
         target: a key of ``TARGETS``.
         config_file: the configuration of ``src``; None for its name with ``.yaml``, or ``config.yaml`` beside it.
         imports: modules of projects, as of ``--import``.
+        allow_unsafe_yaml: run code that the configuration names.
 
     Returns:
         Lines for the user.
@@ -91,7 +93,9 @@ def export_file(
     checkpoint = read_checkpoint(src, allow_pickle=allow_pickle)
     lines = []
     try:
-        conversion = TARGETS[target].export(checkpoint, read_config(str(config_file), (), imports))
+        conversion = TARGETS[target].export(
+            checkpoint, read_config(str(config_file), (), imports, allow_unsafe=allow_unsafe_yaml)
+        )
         if conversion.config:
             _write(src, "retina_plugin", conversion, {}, weights_path, config_path)
             lines.append(str(config_path.resolve()))

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from detectron2.modeling import build_model
 from torch import nn
 
 from retina_plugin.config import get_cfg, merge_config, merge_values
 from retina_plugin.config.imports import add_imports
+from retina_plugin.config.yaml_file import parse_yaml
 from retina_plugin.core.errors import ConfigError, UserError
 from retina_plugin.diagnostics.snapshot import StepSnapshot, read_snapshot
 from retina_plugin.diagnostics.step_diagnosis import StepDiagnosis, diagnose_step, image_name
@@ -82,7 +82,7 @@ def _build_model(
     add_imports(cfg, imports)
     folder = file.resolve().parent
     run_folder = folder.parent if folder.name == "divergence" else folder
-    merge_values(cfg, _read_yaml(file, data["config"]), str(file), run_folder)
+    merge_values(cfg, parse_yaml(data["config"], f"the configuration in {file}"), str(file), run_folder)
     merge_config(cfg, opts=opts)
     cfg.MODEL.DEVICE = device
     try:
@@ -94,16 +94,6 @@ def _build_model(
         reason = " ".join(" ".join(map(str, error.args)).split())[:500]
         raise ValueError(f"the model of the step cannot be built: {reason}") from error
     return model.train()
-
-
-def _read_yaml(file: Path, text: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is damaged: its configuration is not YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} is damaged: its configuration is not a mapping of keys to values")
-    return values
 
 
 def _print_recorded(step: StepSnapshot, data: dict[str, Any], device: str, opts: Sequence[Any]) -> None:

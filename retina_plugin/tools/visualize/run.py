@@ -16,6 +16,7 @@ def visualize_run(
     num_images: int = 12,
     score_threshold: float = 0.5,
     imports: Iterable[str] = (),
+    allow_unsafe_yaml: bool = False,
     opts: Sequence[Any] = (),
 ) -> list[Path]:
     """Draw a grid of test images for each test set of a run, from the detections of its last evaluation.
@@ -24,6 +25,7 @@ def visualize_run(
         output_dir: ``OUTPUT_DIR`` of a training or evaluation, with ``config.yaml`` and ``inference``.
         num_images, score_threshold: see :func:`draw_grid`, and for its errors.
         imports, opts: modules as of ``--import`` and overrides, beyond ``config.yaml``.
+        allow_unsafe_yaml: run code that ``config.yaml`` names.
 
     Returns:
         The PNG files, ``contact_sheet.png`` beside the detections.
@@ -33,7 +35,7 @@ def visualize_run(
     """
     if num_images < 1:
         raise ValueError(f"--num-images is {num_images}: show at least one image")
-    cfg = read_config(str(Path(output_dir) / "config.yaml"), opts, imports)
+    cfg = read_config(str(Path(output_dir) / "config.yaml"), opts, imports, allow_unsafe=allow_unsafe_yaml)
     check_datasets(cfg.DATASETS.TEST)
     cfg.OUTPUT_DIR = str(output_dir)  # the folder may have moved since
     sheets = []

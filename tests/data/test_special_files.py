@@ -1,6 +1,5 @@
 """Named pipes and endless devices in place of files are errors in a line, and are never opened."""
 
-import json
 import multiprocessing
 import os
 
@@ -10,7 +9,6 @@ from detectron2.data.datasets import register_coco_instances
 
 from retina_plugin import ConfigError
 from retina_plugin.__main__ import main
-from retina_plugin.config import read_config
 from retina_plugin.core.errors import FileError
 from retina_plugin.core.failures import explain_failures
 from retina_plugin.data.dataset_checks import check_datasets
@@ -115,15 +113,3 @@ def test_as_the_json_of_a_registered_set(tmp_path, spoil):
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-
-
-def test_as_a_configuration_or_its_base(tmp_path, spoil):
-    spoil(tmp_path / "base.yaml")
-    (tmp_path / "above.yaml").write_text(json.dumps({"_BASE_": "base.yaml"}))
-
-    def read():
-        for name in ("base.yaml", "above.yaml"):
-            with pytest.raises(ConfigError, match=f"{name}: .*base.yaml is a (named pipe|dev)"):
-                read_config(str(tmp_path / name))
-
-    ends(read)

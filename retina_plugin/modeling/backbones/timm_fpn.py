@@ -50,6 +50,7 @@ class TimmBackbone(Backbone):
         super().__init__()
         if norm not in NORMS:
             raise ConfigError([f"MODEL.TIMM.NORM is '{norm}', which is none of {', '.join(NORMS)}"])
+        self.name = name
         self.body: Any = _create_body(name, tuple(out_indices) or _find_pyramid(name), channels)
         info = self.body.feature_info
         if tuple(info.reduction()) != _STRIDES:
@@ -129,12 +130,11 @@ def _check_pixels(cfg: CfgNode) -> None:
         for have, want in ((cfg.MODEL.PIXEL_MEAN, mean), (cfg.MODEL.PIXEL_STD, std))
     )
     if cfg.INPUT.FORMAT != "RGB" or not is_same:
-        keys = {"INPUT.FORMAT": "RGB", "MODEL.PIXEL_MEAN": mean, "MODEL.PIXEL_STD": std}
-        keys = {key: value if isinstance(value, str) else [round(v, 3) for v in value] for key, value in keys.items()}
+        rounded = [[round(value, 3) for value in values] for values in (mean, std)]
         raise ConfigError([
             f"{name} of timm was trained with other pixels than INPUT.FORMAT {cfg.INPUT.FORMAT}, MODEL.PIXEL_MEAN "
-            f"{list(cfg.MODEL.PIXEL_MEAN)}, MODEL.PIXEL_STD {list(cfg.MODEL.PIXEL_STD)}. Set "
-            + ", ".join(f"{key} {value}" for key, value in keys.items())
+            f"{list(cfg.MODEL.PIXEL_MEAN)}, MODEL.PIXEL_STD {list(cfg.MODEL.PIXEL_STD)}. Set INPUT.FORMAT RGB, "
+            f"MODEL.PIXEL_MEAN {rounded[0]}, MODEL.PIXEL_STD {rounded[1]}"
         ])  # fmt: skip
 
 

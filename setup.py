@@ -50,5 +50,5 @@ setup(
     package_data={"retina_plugin": ["py.typed", *sorted({f"configs/{pattern}" for pattern in link_configs()})]},
     entry_points={"console_scripts": ["retina-plugin = retina_plugin.__main__:main"]},
     python_requires=">=3.10",
-    extras_require={"quickstart": ["scikit-learn"], "safetensors": ["safetensors"]},
+    extras_require={"quickstart": ["scikit-learn"], "safetensors": ["safetensors"], "timm": ["timm"]},
 )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from retina_plugin.checkpoint.class_remap import ClassLayer, find_class_layer, names_in_file, row_sources, take_rows
 from retina_plugin.checkpoint.compare import differing_types, strip_wrappers
+from retina_plugin.checkpoint.timm_weights import rename_classifier
 from retina_plugin.core.errors import CheckpointError
 from retina_plugin.core.text import list_some, one_line
 from retina_plugin.data.class_names import first_difference
@@ -112,6 +113,8 @@ def _rename_for(model: nn.Module, checkpoint: Mapping[str, Any]) -> "tuple[Order
     if hasattr(weights, "_metadata"):  # format versions of the modules
         tensors._metadata = weights._metadata.copy()
     strip_wrappers(tensors, lambda names: any(name in expected for name in names))
+    if (renamed := rename_classifier(model, tensors)) is not None:
+        return renamed, False
     if not checkpoint.get("matching_heuristics", False):
         return tensors, False
     logger = logging.getLogger("detectron2.checkpoint.c2_model_loading")

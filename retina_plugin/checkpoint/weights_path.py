@@ -1,7 +1,9 @@
 """Finds the local file that ``MODEL.WEIGHTS`` names."""
 
+import importlib.util
 import os
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
@@ -11,7 +13,10 @@ from iopath.common.file_io import get_cache_dir
 
 from retina_plugin.core.errors import CheckpointError, FileError
 from retina_plugin.core.files import require_regular_file
-from retina_plugin.core.text import did_you_mean
+from retina_plugin.core.text import did_you_mean, list_some
+
+_PACKAGE = "package:"
+_SUFFIXES = (".pth", ".pkl", ".safetensors")
 
 _QUERY = re.compile(r"(?P<path>.+)[?&]matching_heuristics=(?P<value>[^&?]*)", re.DOTALL)
 
@@ -36,7 +41,8 @@ def resolve_weights(path: str | os.PathLike, path_manager: Any | None = None) ->
 
     Args:
         path: a path, or an address that Detectron2's ``PathManager`` handles: ``detectron2://``, ``catalog://``,
-            ``https://`` and those that a project has registered.
+            ``https://`` and those that a project has registered; or ``package:NAME``, the one file of weights in an
+            installed Python package.
         path_manager: fetches addresses; None for Detectron2's ``PathManager``.
 
     Raises:
@@ -45,8 +51,10 @@ def resolve_weights(path: str | os.PathLike, path_manager: Any | None = None) ->
     """
     path = os.fspath(path)
     file = _fetch(path, path_manager or PathManager) if "://" in path else path
+    if path.startswith(_PACKAGE):
+        file = _file_of_package(path)
     if os.path.isdir(file):
-        found = [name for name in _names_in(file) if name.endswith((".pth", ".pkl", ".safetensors"))]
+        found = [name for name in _names_in(file) if name.endswith(_SUFFIXES)]
         hint = f"Name a file in it: {', '.join(found[:5])}" if found else "It has no .pth, .pkl or .safetensors file"
         raise CheckpointError(f"weights {path}: this is a folder. {hint}")
     try:
@@ -61,6 +69,20 @@ def resolve_weights(path: str | os.PathLike, path_manager: Any | None = None) ->
         hint = did_you_mean(name, _names_in(folder)) if os.path.isdir(folder) else missing
         raise CheckpointError(f"weights {path}: there is no such file.{hint}") from None
     return file
+
+
+def _file_of_package(path: str) -> str:
+    """Find the file of weights of an installed package, none of whose code is run."""
+    name = path.removeprefix(_PACKAGE)
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise CheckpointError(f"weights {path}: there is no package '{name}' here. Install it, or name a file")
+    folders = [Path(folder) for folder in spec.submodule_search_locations]
+    files = [file for folder in folders for file in sorted(folder.rglob("*")) if file.suffix in _SUFFIXES]
+    if len(files) != 1:
+        found = f"{len(files)} files of weights: {list_some(files, 5)}. Name one" if files else "no file of weights"
+        raise CheckpointError(f"weights {path}: the package has {found}")
+    return str(files[0])
 
 
 def cached_file(address: str) -> str | None:

@@ -50,6 +50,9 @@ def add_retina_config(cfg: CfgNode) -> None:
     fpn.TOP_BLOCK_RELU = True
     # Images are padded to multiples of this: 32, the stride of C5, as Detectron2, or 128, as Detectron (1).
     fpn.SIZE_DIVISIBILITY = 32
+    # Of build_p3p7_timm_fpn_backbone: a model of timm; its feature maps of strides 8, 16 and 32 (empty: found by them);
+    # its batch norms, "FrozenBN" or "BN".
+    cfg.MODEL.TIMM = CfgNode({"NAME": "", "OUT_INDICES": [], "NORM": "FrozenBN"})
     # Memory format of backbone and head: torch.channels_last. Faster, on a CPU without AVX-512 in inference only.
     cfg.MODEL.CHANNELS_LAST = False
     # Fold each FrozenBN of the backbone into the weight of its convolution.

@@ -9,6 +9,7 @@ from retina_plugin.config.registries import (
 from retina_plugin.modeling.anchors import DetectronAnchorGenerator, TorchvisionAnchorGenerator
 from retina_plugin.modeling.assigners import AnchorMatcher, Assigner, build_assigner
 from retina_plugin.modeling.backbones.resnet_fpn import build_p3p7_resnet_fpn_backbone
+from retina_plugin.modeling.backbones.timm_fpn import build_p3p7_timm_fpn_backbone
 from retina_plugin.modeling.box_coder import BoxCoder, DeltaXYWHCoder, build_box_coder
 from retina_plugin.modeling.box_loss import BoxLoss, BoxRegressionLoss, build_box_loss
 from retina_plugin.modeling.head import Head, HeadOutput, RetinaNetHead, as_head_output, build_retinanet_head
@@ -40,5 +41,6 @@ __all__ = [
     "build_box_coder",
     "build_box_loss",
     "build_p3p7_resnet_fpn_backbone",
+    "build_p3p7_timm_fpn_backbone",
     "build_retinanet_head",
 ]

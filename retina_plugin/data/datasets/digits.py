@@ -18,8 +18,6 @@ the sets are registered), and always has the same bytes. :class:`DigitsRecipe` m
 
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +28,8 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from PIL import Image
+
+from retina_plugin.data.datasets.cache import build_once, cache_folder
 
 # Increased with every change of images or boxes, so that an outdated set is not used.
 RECIPE_VERSION = 1
@@ -64,15 +64,11 @@ Photos = dict[str, np.ndarray]  # uint8 (height, width, 3), RGB
 
 def register_digits(recipe: DigitsRecipe) -> None:
     """Register the two parts of a set with Detectron2; the set is built when either is first loaded."""
-    root = _cache_folder() / f"{recipe.name}_v{RECIPE_VERSION}"
+    root = cache_folder() / f"{recipe.name}_v{RECIPE_VERSION}"
     for split in SPLITS:
         name = f"{recipe.name}_{split}"
         DatasetCatalog.register(name, partial(_load, name, root, split, recipe))
         MetadataCatalog.get(name).set(evaluator_type="coco", thing_classes=CLASSES)
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("RETINA_PLUGIN_CACHE") or "~/.cache/retina_plugin").expanduser().absolute()
 
 
 def _load(name: str, root: Path, split: str, recipe: DigitsRecipe) -> list[dict]:
@@ -86,36 +82,19 @@ def _load(name: str, root: Path, split: str, recipe: DigitsRecipe) -> list[dict]
 
 
 def build_digits(root: str | os.PathLike, recipe: DigitsRecipe) -> None:
-    """Write both parts of a set into the folder ``root``, unless it exists.
-
-    The set is written beside ``root`` and renamed at the end: ``root`` holds the whole set or does not exist, even if
-    the process is interrupted or several processes build the set at the same time.
+    """Write both parts of a set into the folder ``root``, unless it exists; see :func:`build_once`.
 
     Raises:
         ModuleNotFoundError: scikit-learn is missing.
         OSError: the folder cannot be written.
     """
-    root = Path(root)
-    if root.is_dir():
-        return
-    scans, labels, photos = _load_sources()
-    unfinished = root.with_name(f".{root.name}.{uuid.uuid4().hex}")
-    try:
-        unfinished.mkdir(parents=True)
+
+    def write(folder: Path) -> None:
+        scans, labels, photos = _load_sources()
         for split in SPLITS:
-            _write_split(unfinished, split, recipe, scans, labels, photos)
-        try:
-            unfinished.rename(root)
-        except OSError:
-            if not root.is_dir():  # otherwise another process was faster, and wrote the same bytes
-                raise
-    except OSError as error:
-        raise OSError(
-            f"The data set {recipe.name} cannot be written to {root} ({error}). Set the environment variable "
-            "RETINA_PLUGIN_CACHE to a folder that can be written, with 100 MB of free space."
-        ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+            _write_split(folder, split, recipe, scans, labels, photos)
+
+    build_once(Path(root), write)
 
 
 def _load_sources() -> tuple[np.ndarray, np.ndarray, Photos]:

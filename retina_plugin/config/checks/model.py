@@ -101,7 +101,7 @@ def model_problems(cfg: CfgNode) -> Iterator[str]:
     absent = [name for name in cfg.MODEL.FPN.IN_FEATURES if name not in made_by_resnet]
     if absent and backbone in ("build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone"):
         yield f"MODEL.FPN.IN_FEATURES has {absent}, but MODEL.RESNETS.OUT_FEATURES is {made_by_resnet}: add them there"
-    if backbone == "build_p3p7_resnet_fpn_backbone":
+    if backbone in ("build_p3p7_resnet_fpn_backbone", "build_p3p7_timm_fpn_backbone"):
         made = [f"p{f[3:]}" for f in cfg.MODEL.FPN.IN_FEATURES] + ["p6", "p7"]
         if used and used != made:
             yield (

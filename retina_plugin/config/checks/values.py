@@ -82,12 +82,15 @@ if "RANDOM_SUBSET_RATIO" in _DEFAULT.DATALOADER:
 
 
 def _reads_resnet(cfg: CfgNode) -> bool:
-    return cfg.MODEL.BACKBONE.NAME == "build_resnet_backbone" or _reads_fpn(cfg)
+    name = cfg.MODEL.BACKBONE.NAME
+    return name == "build_resnet_backbone" or (_reads_fpn(cfg) and name != "build_p3p7_timm_fpn_backbone")
 
 
 def _reads_fpn(cfg: CfgNode) -> bool:
-    names = ("build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone", "build_p3p7_resnet_fpn_backbone")
-    return cfg.MODEL.BACKBONE.NAME in names
+    return cfg.MODEL.BACKBONE.NAME in (
+        *("build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone"),
+        *("build_p3p7_resnet_fpn_backbone", "build_p3p7_timm_fpn_backbone"),
+    )
 
 
 def _has_crop(cfg: CfgNode) -> bool:

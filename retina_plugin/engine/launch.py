@@ -6,6 +6,7 @@ and ranks that end with their parent. Restarts and elastic jobs are torchrun's.
 
 import argparse
 import contextlib
+import gc
 import importlib
 import multiprocessing
 import os
@@ -99,13 +100,19 @@ def _run_job(main: Job, cfg: CfgNode, args: argparse.Namespace, per_machine: int
     if "OMP_NUM_THREADS" not in os.environ:  # otherwise torch uses all cores on every rank
         torch.set_num_threads(max(1, num_cores() // per_machine))
     main(cfg, args)
-    dist.destroy_process_group()
+    _leave_process_group()
 
 
 def _end_gloo() -> None:
-    # Threads of Gloo that outlive the interpreter abort the process, which changes the exit code.
     if dist.is_initialized() and dist.get_backend() == "gloo":
-        dist.destroy_process_group()
+        _leave_process_group()
+
+
+def _leave_process_group() -> None:
+    # Threads of Gloo that outlive the interpreter abort the process, which changes the exit code. They end with the
+    # last reference to the group, which a model in a cycle of references holds.
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def _start_ranks(main: Job, cfg: CfgNode, args: argparse.Namespace, processes: Processes) -> None:

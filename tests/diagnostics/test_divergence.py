@@ -1,6 +1,7 @@
 """Steps that are not finite: what is put back, said, kept, and when training ends."""
 
 import copy
+import gc
 import logging
 import math
 import re
@@ -297,6 +298,8 @@ def _run_process(rank, folder, seed):
         torch.save(state_of(step), f"{folder}/state_{is_spoiled}_{rank}.pth")
     with pytest.raises(DivergenceError):
         run(step, 1, first=4)
+    del model, step
+    gc.collect()  # a group that outlives the interpreter aborts the process
     dist.destroy_process_group()
 
 

@@ -1,6 +1,7 @@
 """Gradients of micro-batches are those of the whole batch."""
 
 import copy
+import gc
 import math
 
 import pytest
@@ -241,6 +242,8 @@ def _run_process(rank, init_file, seed, results):
             found[mode, loss] = whole, compute(model, batch, 2), of_whole, len(reductions)
             reductions.clear()
     torch.save(found, f"{results}/{rank}.pth")
+    del model
+    gc.collect()  # a group that outlives the interpreter aborts the process
     dist.destroy_process_group()
 
 

@@ -43,7 +43,8 @@ def find_checkpoint(checkpointer: RetinaCheckpointer) -> str | None:
             return path
         except CheckpointError as error:
             raise explain(error, checkpointer) from error.__cause__
-    if _checkpoints(checkpointer):
+    # A run that ends before its first checkpoint leaves the best one alone, and starts at iteration 0 again.
+    if any(os.path.basename(path) != "model_best.pth" for path in _checkpoints(checkpointer)):
         problem = f"--resume: {checkpointer.save_dir} has checkpoints, but no file last_checkpoint that names one"
         raise CheckpointError(f"{problem}\n{_way_out(checkpointer)}")
     return None

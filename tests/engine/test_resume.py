@@ -99,6 +99,13 @@ def test_a_last_checkpoint_that_cannot_be_used_names_the_newest_that_can(resume,
     assert resume(last="model_0000001.pth")[0].start_iter == 2
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(resume, folder, tmp_path):
+    shutil.copy(folder / "out" / "model_0000001.pth", tmp_path / "model_best.pth")
+    trainer, said = resume("OUTPUT_DIR", str(tmp_path))
+    assert trainer.start_iter == 0
+    assert said[0].startswith(f"Nothing to resume in {tmp_path}")
+
+
 def test_checkpoints_that_nothing_names_are_not_started_over(resume, folder):
     config = tiny_config(folder, *OPTS)
     (folder / "out" / "last_checkpoint").unlink()

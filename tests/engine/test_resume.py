@@ -194,4 +194,5 @@ def test_an_unusable_last_checkpoint_ends_the_command_before_anything_is_written
     assert str(end.value.code).startswith("error: --resume: ")
     assert "The newest whole checkpoint there is model_0000001.pth, after 2 iterations" in str(end.value.code)
     assert ("first move" in str(end.value.code)) == (kind == "folder")
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != "run.lock"}
+    assert after == before

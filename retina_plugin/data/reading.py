@@ -57,11 +57,10 @@ class SkipUnreadableDataset(Dataset):
         reports: list[Report] = []
         for candidate in self._candidates(position, index, group):
             image = self._images[candidate]
-            name = f"image {candidate}"
-            if isinstance(image, Mapping):  # the mapper may take items of another type
-                name = one_line(str(image.get("file_name", name)))
+            file = _file_name(image)
+            name = one_line(file) or f"image {candidate}"
             try:
-                refuse_special_file(str(image.get("file_name", "")))
+                refuse_special_file(file)
                 with seeded(self._seed, position):
                     example = self._mapper(image)
             except UNREADABLE as error:
@@ -90,7 +89,7 @@ class EvaluationMapper:
         Raises:
             FileError: the image cannot be read.
         """
-        name = str(image.get("file_name", ""))
+        name = _file_name(image)
         try:
             refuse_special_file(name)
             return self._mapper(image)
@@ -147,6 +146,11 @@ class UnreadableImages:
     def load_state_dict(self, state: dict[str, str]) -> None:
         self._reasons = dict(state)
         self._next_summary = 2 * max(LOGGED_IMAGES, len(state))
+
+
+def _file_name(image: Any) -> str:
+    # A mapper may take items of another type than dicts.
+    return str(image.get("file_name", "")) if isinstance(image, Mapping) else ""
 
 
 def _reason(error: Exception) -> str:

@@ -18,6 +18,7 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, LVISEvaluator
 from detectron2.structures import Boxes, Instances
 
 from retina_plugin.core.errors import ConfigError, UserError
+from retina_plugin.core.plain import as_python
 from retina_plugin.core.rng import preserve_random_state
 from retina_plugin.core.text import describe_error, list_some
 from retina_plugin.data.loading import explain_loading
@@ -73,15 +74,15 @@ def _dry(cfg: CfgNode, folder: str, name: str) -> CfgNode:
 
 def _check_ids(name: str, records: Sequence[Record]) -> None:
     has = f"data set '{name}' of DATASETS.TEST has"
-    for index, record in enumerate(records):
-        image_id = record.get("image_id")
-        if not isinstance(image_id, (int, str)):
+    image_ids = [as_python(record.get("image_id")) for record in records]  # the evaluator converts them, too
+    for index, image_id in enumerate(image_ids):
+        if not isinstance(image_id, (int, float, str)):
             what = "no image_id" if image_id is None else f"an image_id of type {type(image_id).__name__}"
             raise ConfigError([
                 f"{has} {what} in dict {index} of {len(records)}: the evaluation tells images by it, and writes it to "
                 "JSON. Give each image another integer or string"
             ])  # fmt: skip
-    (image_id, count), *_ = Counter(record["image_id"] for record in records).most_common(1)
+    (image_id, count), *_ = Counter(image_ids).most_common(1)
     if count > 1:
         raise ConfigError([f"{has} {count} images with image_id {image_id}: give each image its own"])
 
@@ -110,7 +111,7 @@ def _evaluate_some(
         evaluator.reset()
         for image in images:
             evaluator.process([image], [{"instances": _made_up(image)}])
-        _evaluate(evaluator, [record["image_id"] for record in some])
+        _evaluate(evaluator, [as_python(record["image_id"]) for record in some])
 
 
 def _evaluate(evaluator: DatasetEvaluator, image_ids: Sequence[Any]) -> None:

@@ -72,11 +72,17 @@ def test_sound_sets_leave_no_trace(pets, tmp_path, seed):
     assert "json_file" not in MetadataCatalog.get("dicts").as_dict()
 
 
+@pytest.mark.parametrize("number", [np.int64, np.float32, torch.tensor])
+def test_ids_of_other_number_types_are_sound(pets, number):
+    register_dicts(lambda record: {**record, "image_id": number(record["image_id"])})
+    check(pets[0], "dicts")
+
+
 @pytest.mark.parametrize(
     "change, what",
     [
         (without("image_id"), "no image_id in dict 0 of 11"),
-        (lambda record: {**record, "image_id": np.int64(record["image_id"])}, "an image_id of type int64 in dict 0"),
+        (lambda record: {**record, "image_id": (1, record["image_id"])}, "an image_id of type tuple in dict 0"),
         (lambda record: {**record, "image_id": 7}, "has 11 images with image_id 7: give each image its own"),
         (lambda record: {**record, "file_name": record["file_name"] + ".png"}, "lacks 11 of 11 image files"),
         (without("file_name"), "lacks 11 of 11 image files"),

@@ -143,7 +143,7 @@ def _damaged(error):
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     if isinstance(error, KeyError):  # its text is the key alone
         reason = f"unknown entry {reason}"
-    reason = reason if reason.isprintable() else ascii(reason)
+    reason = _printable(reason)
     if isinstance(error, EOFError) or re.search(r"truncated|unexpected EOF|ran out of input|exhausted", reason, re.I):
         return f"this file is truncated ({reason}). Get it again"
     return f"this is no file of weights, or a damaged one ({reason}). Get it again, or name another"
@@ -188,22 +188,28 @@ def _check_model(model):
     odd_tensors = [key for key in others if _is_tensor(model[key])]
     if odd_tensors:
         raise formats.Unreadable(
-            f"{len(odd_tensors)} of its {len(model)} tensors cannot be loaded: '{odd_tensors[0]}' is a "
+            f"{len(odd_tensors)} of its {len(model)} tensors cannot be loaded: '{_printable(odd_tensors[0])}' is a "
             f"{_kind(model[odd_tensors[0]])} in the file and a dense tensor of numbers in the model. Save its values "
             "as such"
         )
     if len(others) == len(model):
-        keys = ", ".join(str(key) for key in list(model)[:8])
+        keys = ", ".join(map(_printable, list(model)[:8]))
         raise formats.Unreadable(
             f"it has no 'model' that is a dict of tensors; its keys are {keys}. Save the weights as "
             "{'model': state_dict}"
         )
     if others:
         raise formats.Unreadable(
-            f"{len(others)} of its {len(model)} values are no tensors: '{others[0]}' is a {_kind(model[others[0]])}. "
-            "Save the weights as {'model': state_dict}"
+            f"{len(others)} of its {len(model)} values are no tensors: '{_printable(others[0])}' is a "
+            f"{_kind(model[others[0]])}. Save the weights as {{'model': state_dict}}"
         )
     _check_finite(model)
+
+
+def _printable(key):
+    """A name of the file without line breaks and terminal codes, and not too long."""
+    text = str(key)[:200]
+    return text if text.isprintable() else ascii(text)
 
 
 def _is_tensor(value):
@@ -233,7 +239,7 @@ def _check_finite(model):
     for name, value in model.items():
         value = torch.as_tensor(value)
         if value.dtype in FLOATS and not value.isfinite().all():
-            bad[name] = f"{(~value.isfinite()).sum()} of {value.numel()} values of {name}"
+            bad[name] = f"{(~value.isfinite()).sum()} of {value.numel()} values of {_printable(name)}"
     if bad:
         more = f", and some of {len(bad) - 1} other tensors" if len(bad) > 1 else ""
         raise formats.Unreadable(

@@ -329,6 +329,8 @@ def contents(path):
             texts.append(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes().hex() if value.numel() else "")
         elif isinstance(value, np.ndarray):
             texts.append(value.tobytes().hex())
+        elif isinstance(value, (set, frozenset)):  # in no certain order
+            texts += sorted(map(repr, value))
         else:
             texts.append(repr(value))
     return "|".join(texts)

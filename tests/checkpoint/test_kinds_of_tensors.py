@@ -156,13 +156,12 @@ def test_converting_refuses_integers_too(tmp_path):
 def test_a_class_layer_of_any_other_shape_is_refused(name, strict, tmp_path):
     model = small_model()
     weights = copies(model)
-    for shape in ((), (0,), (720, 0), (80, 32, 3, 3)):
+    for shape, more in (((), {"__author__": "x"}), ((720, 0), {}), ((80, 32, 3, 3), {"class_names": list(COCO_NAMES)})):
         other = {**weights, f"head.cls_score.{name}": torch.ones(shape)}
-        for more in ({"__author__": "Detectron2 Model Zoo"}, {"class_names": list(COCO_NAMES)}):
-            torch.save({"model": other, **more}, tmp_path / "m.pth")
-            with pytest.raises(CheckpointError, match=rf"head.cls_score.{name}(:| has) "):
-                RetinaCheckpointer(model, strict=strict, class_names=COCO_NAMES).load(str(tmp_path / "m.pth"))
-            assert_same(model.state_dict(), weights)
+        torch.save({"model": other, **more}, tmp_path / "m.pth")
+        with pytest.raises(CheckpointError, match=rf"head.cls_score.{name}(:| has) "):
+            RetinaCheckpointer(model, strict=strict, class_names=COCO_NAMES).load(str(tmp_path / "m.pth"))
+        assert_same(model.state_dict(), weights)
 
 
 @pytest.mark.parametrize(
@@ -170,8 +169,6 @@ def test_a_class_layer_of_any_other_shape_is_refused(name, strict, tmp_path):
     [
         ("head.classification_head.cls_logits.bias", ()),
         ("head.regression_head.bbox_reg.weight", None),
-        ("head.regression_head.bbox_reg.bias", (0,)),
-        ("backbone.fpn.extra_blocks.p6.weight", (7,)),
         ("backbone.body.layer1.0.conv2.weight", (7, 0)),
     ],
 )

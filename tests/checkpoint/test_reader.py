@@ -231,6 +231,18 @@ BROKEN = {
 }
 
 
+@pytest.mark.parametrize(
+    "content",
+    [{"a": 1}, {"a": 1, "b": torch.ones(2)}, {"a": torch.ones(2).to_sparse()}, {"a": torch.tensor(torch.nan)}],
+)
+def test_names_with_line_breaks_and_terminal_codes_are_printed_as_text(content, tmp_path):
+    name = "layer\n\x1b[31m.weight"
+    (tmp_path / "m.pth").write_bytes(torch_file({"model": {name if k == "a" else k: v for k, v in content.items()}}))
+    with pytest.raises(CheckpointError, match=r"layer\\n\\x1b\[31m.weight") as error:
+        read_checkpoint(tmp_path / "m.pth")
+    assert str(error.value).isprintable()
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_file_is_named_and_explained(name, tmp_path, report):
     make, message = BROKEN[name]

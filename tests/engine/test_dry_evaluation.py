@@ -13,6 +13,7 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import DatasetEvaluator
 
 from retina_plugin import CheckpointError, ConfigError
+from retina_plugin.core.errors import FileError
 from retina_plugin.engine import RetinaTrainer, evaluate
 from retina_plugin.engine.dry_evaluation import dry_evaluate
 from retina_plugin.evaluation import BoxEvaluator
@@ -107,10 +108,11 @@ def test_a_missing_image_is_named(pets):
 
 
 def test_an_image_that_is_not_one(pets):
-    sorted(pets[2].iterdir())[0].write_text("<html>")
-    assert "cannot be evaluated, which would end the job after all else: cannot identify image file" in problem(
-        pets[0], "pets"
-    )
+    image = sorted(pets[2].iterdir())[0]
+    image.write_text("<html>")
+    with pytest.raises(FileError, match="cannot be read .*, and an evaluation needs every image") as error:
+        check(pets[0], "pets")
+    assert str(error.value).startswith(str(image))
 
 
 def test_classes_that_only_loading_tells(pets):

@@ -7,6 +7,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
+from retina_plugin.checkpoint.torch_files import load_zip
 from retina_plugin.checkpoint.weights_only import to_weights_only
 from retina_plugin.core.files import atomic_write, refuse_special_file
 
@@ -82,7 +83,7 @@ def read_snapshot(path: str | os.PathLike) -> tuple[StepSnapshot, dict[str, Any]
     """
     try:
         refuse_special_file(path)
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        data = load_zip(path)
     except OSError:
         raise
     except Exception as error:  # what is damaged fails in many ways

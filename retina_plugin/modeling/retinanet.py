@@ -13,7 +13,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_anchor_gener
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils import comm
-from detectron2.utils.events import get_event_storage
+from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -174,7 +174,8 @@ class FocalRetinaNet(Detectron2Attributes, RetinaNet):
             with autocast(self.device.type, self.inference_precision):
                 return super().forward(batched_inputs)
         losses = self.compute_losses(batched_inputs, targets, divisor)
-        if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
+        storage = _event_storage()
+        if storage is not None and self.vis_period > 0 and storage.iter % self.vis_period == 0:
             self._draw_training_image(batched_inputs[0])
         return losses
 
@@ -324,8 +325,8 @@ class FocalRetinaNet(Detectron2Attributes, RetinaNet):
             )
 
     def _log_positives(self, targets: Targets) -> None:
-        number = targets.num_positives(self.num_classes) / len(targets.labels)
-        get_event_storage().put_scalar("num_pos_anchors", number)
+        if (storage := _event_storage()) is not None:
+            storage.put_scalar("num_pos_anchors", targets.num_positives(self.num_classes) / len(targets.labels))
 
     def _draw_training_image(self, image: dict[str, Any]) -> None:
         if not comm.is_main_process():
@@ -333,3 +334,11 @@ class FocalRetinaNet(Detectron2Attributes, RetinaNet):
         with inference_context(self), torch.no_grad():
             detections = super().forward([{"image": image["image"]}])[0]["instances"]
         self.visualize_training([image], [detections])
+
+
+def _event_storage() -> EventStorage | None:
+    """Where metrics go; None in a training loop without an ``EventStorage``."""
+    try:
+        return get_event_storage()
+    except AssertionError:
+        return None

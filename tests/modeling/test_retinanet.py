@@ -1,5 +1,7 @@
 """The detector as a whole: inputs, precision, visualization."""
 
+import copy
+
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -154,3 +156,12 @@ def test_thresholds_of_other_models_are_a_warning_where_a_model_is_built(caplog)
         make_model(*thresholds, "MODEL.RETINANET.SCORE_THRESH_TEST", 0.53)
     (record,) = [record for record in caplog.records if "belongs to R-CNN" in record.getMessage()]
     assert record.getMessage().startswith("MODEL.ROI_HEADS.SCORE_THRESH_TEST is set to 0.53")
+
+
+def test_trains_in_a_loop_without_an_event_storage():
+    model, batch = make_model("VIS_PERIOD", 1), [make_input((3,))]
+    with EventStorage():
+        within = copy.deepcopy(model)(batch)
+    without = model(batch)
+    assert without == within
+    sum(without.values()).backward()

@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from retina_plugin.core.errors import ConfigError
-from retina_plugin.core.text import list_some
+from retina_plugin.core.text import list_some, one_line
 from retina_plugin.data.coco_summary import read_coco_summary
 
 _SHOWN = 10  # names of a list in a message
@@ -62,7 +62,7 @@ def first_difference(names: Sequence[str], others: Sequence[str]) -> tuple[int, 
     """Find the first label with different names: the label, and both names in quotes or "nothing"; None if equal."""
     for label, (ours, theirs) in enumerate(itertools.zip_longest(names, others)):
         if ours != theirs:
-            ours, theirs = ("nothing" if name is None else f"'{name}'" for name in (ours, theirs))
+            ours, theirs = ("nothing" if name is None else f"'{one_line(name)}'" for name in (ours, theirs))
             return label, ours, theirs
     return None
 

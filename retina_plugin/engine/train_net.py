@@ -22,8 +22,9 @@ from retina_plugin.engine.trainer import RetinaTrainer, evaluate
 AddConfig = Callable[[CfgNode], object]
 
 _FIRST_STEPS = """\
-Name a configuration:
+Name a configuration or data:
   python train_net.py --config-file configs/quick_start.yaml                  a first detector, in minutes on a CPU
+  python train_net.py --train-json FILE --train-images DIR                    images of your own, in COCO's format
   python train_net.py --config-file configs/retinanet_R50.yaml --num-gpus 8   COCO, in $DETECTRON2_DATASETS
 and what differs from it as KEY VALUE pairs at the end, such as:
   python train_net.py --config-file FILE DATASETS.TRAIN '("name",)' SOLVER.MAX_ITER 1000 OUTPUT_DIR output/first

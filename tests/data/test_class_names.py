@@ -81,6 +81,12 @@ def test_other_classes_are_told_with_both_lists(register, categories, label, our
     assert f"'pets_train' has 3 (cat, dog, cow); 'pets_test' has {len(categories)} ({shown})" in line
 
 
+def test_names_stay_on_one_line(register):
+    one, two = register("one", {1: "ca\nt\x1b[31m"}), register("two", {1: "dog"})
+    (line,) = class_difference_problems([one, two])
+    assert "\n" not in line and "\x1b" not in line and r"'ca\nt\x1b[31m' in one and 'dog'" in line
+
+
 def test_long_lists_are_shortened(register):
     many = {i: f"c{i:03}" for i in range(500)}
     one, two = register("many", many), register("more", {**many, 400: "x"})

@@ -25,6 +25,11 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # each its share of the cores, fo
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
+def pytest_xdist_auto_num_workers(config):
+    """One more than there are cores: many tests wait for processes that they have started."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_report_header():
     return f"random seed: {SEED} (repeat with RETINA_TEST_SEED={SEED})"
 

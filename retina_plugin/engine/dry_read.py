@@ -1,6 +1,7 @@
 """Makes training examples of a few images before a training, so that what is wrong with all of them is told at once."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -8,6 +9,7 @@ from detectron2.data import DatasetMapper
 
 from retina_plugin.config.checks import builds_focal_retinanet
 from retina_plugin.core.errors import ConfigError
+from retina_plugin.core.files import refuse_special_file
 from retina_plugin.core.rng import seeded
 from retina_plugin.core.text import describe_error
 from retina_plugin.data.reading import UNREADABLE
@@ -34,14 +36,16 @@ def dry_read(cfg: CfgNode, images: Any) -> None:
         logger.removeFilter(_nothing)
     for index in sorted({0, len(images) // 2, len(images) - 1}):
         record = images[index]
+        name = str(record.get("file_name", "")) if isinstance(record, Mapping) else ""
         try:
+            refuse_special_file(name)
             with seeded(0):
                 example = mapper(record)
         except UNREADABLE:
             continue
         except Exception as error:
             raise ConfigError([
-                f"the annotations of {record.get('file_name', f'image {index}')}, of DATASETS.TRAIN, cannot be used: "
+                f"the annotations of {name or f'image {index}'}, of DATASETS.TRAIN, cannot be used: "
                 f"{describe_error(error)}. `python -m retina_plugin check-data NAME` says what is wrong in the set"
             ]) from error  # fmt: skip
         if builds_focal_retinanet(cfg):

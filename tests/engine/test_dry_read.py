@@ -1,5 +1,6 @@
 """What is wrong with all training images is told before the first step."""
 
+import os
 import random
 
 import numpy as np
@@ -75,3 +76,15 @@ def test_unreadable_images_are_left_to_the_training(dicts, tmp_path):
     cfg = dicts(dict)
     sorted((tmp_path / "pets").iterdir())[0].write_bytes(b"")
     dry_read(cfg, DatasetCatalog.get("dicts"))
+
+
+def test_a_pipe_among_the_images_is_left_to_the_training_and_not_opened(dicts, tmp_path):
+    cfg = dicts(dict)
+    os.mkfifo(tmp_path / "pipe.png")
+    records = [{**record, "file_name": str(tmp_path / "pipe.png")} for record in DatasetCatalog.get("dicts")]
+    dry_read(cfg, records)  # would wait for ever
+
+
+def test_items_that_are_not_dicts_are_told_by_their_number(dicts):
+    with pytest.raises(ConfigError, match="the annotations of image 0, of DATASETS.TRAIN, cannot be used"):
+        dry_read(dicts(dict), [("a.png", 3)])

@@ -25,11 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
-from retina_plugin.data.datasets.cache import build_once, cache_folder
+from retina_plugin.data.datasets.cache import build_once, cache_folder, register_parts
 
 # Increased with every change of images or boxes, so that an outdated set is not used.
 RECIPE_VERSION = 1
@@ -65,20 +63,7 @@ Photos = dict[str, np.ndarray]  # uint8 (height, width, 3), RGB
 def register_digits(recipe: DigitsRecipe) -> None:
     """Register the two parts of a set with Detectron2; the set is built when either is first loaded."""
     root = cache_folder() / f"{recipe.name}_v{RECIPE_VERSION}"
-    for split in SPLITS:
-        name = f"{recipe.name}_{split}"
-        DatasetCatalog.register(name, partial(_load, name, root, split, recipe))
-        MetadataCatalog.get(name).set(evaluator_type="coco", thing_classes=CLASSES)
-
-
-def _load(name: str, root: Path, split: str, recipe: DigitsRecipe) -> list[dict]:
-    build_digits(root, recipe)
-    json_file, image_root = str(root / f"{split}.json"), str(root / split)
-    metadata = MetadataCatalog.get(name)
-    # Only now, so that paths in the metadata exist. An evaluator that was built before has named a file of its own.
-    if metadata.get("json_file") is None:
-        metadata.set(json_file=json_file, image_root=image_root)
-    return load_coco_json(json_file, image_root, name)
+    register_parts(recipe.name, root, list(SPLITS), CLASSES, partial(build_digits, recipe=recipe))
 
 
 def build_digits(root: str | os.PathLike, recipe: DigitsRecipe) -> None:

@@ -28,18 +28,15 @@ import json
 import sys
 import zipfile
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
 from retina_plugin.core.errors import UserError
-from retina_plugin.data.datasets.cache import build_once, cache_folder
+from retina_plugin.data.datasets.cache import build_once, cache_folder, register_parts
 
 WHEEL = "deepforest-2.1.0-py3-none-any.whl"
 WHEEL_SHA256 = "8c2798d8e9be7f0004b194fe207b76c1d9fff6e711b3db67b9508dcd5d00ae54"
@@ -178,16 +175,4 @@ SPLITS = ("train", "test", "test_whole", "other")
 
 def register_trees() -> None:
     """Register the parts with Detectron2; they are built when one is first loaded."""
-    root = cache_folder() / f"trees_v{_VERSION}"
-    for split in SPLITS:
-        name = f"trees_{split}"
-        DatasetCatalog.register(name, partial(_load, name, root, split))
-        MetadataCatalog.get(name).set(evaluator_type="coco", thing_classes=CLASSES)
-
-
-def _load(name: str, root: Path, split: str) -> list[dict]:
-    build_trees(root)
-    json_file, image_root = str(root / f"{split}.json"), str(root / split)
-    # Only now, so that paths in the metadata exist.
-    MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root)
-    return load_coco_json(json_file, image_root, name)
+    register_parts("trees", cache_folder() / f"trees_v{_VERSION}", SPLITS, CLASSES, build_trees)

@@ -7,6 +7,8 @@ import zipfile
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
 from PIL import Image
 
 from retina_plugin.core.errors import UserError
@@ -136,6 +138,26 @@ def test_is_the_same_set_each_time(built, tmp_path):
         if path.is_file():
             again = tmp_path / "again" / path.relative_to(built)
             assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(again.read_bytes()).digest()
+
+
+@needs_wheel
+def test_detectron2s_evaluator_may_be_built_before_the_set_is_loaded(monkeypatch, tmp_path):
+    monkeypatch.setenv("RETINA_PLUGIN_CACHE", str(tmp_path / "cache"))
+    names = [f"trees_{split}" for split in trees.SPLITS]
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    trees.register_trees()
+    try:
+        evaluator = COCOEvaluator("trees_other", output_dir=str(tmp_path / "out"))
+        assert sorted(len(record["annotations"]) for record in DatasetCatalog.get("trees_other")) == [37, 61]
+        assert len(evaluator._coco_api.getAnnIds()) == 37 + 61
+    finally:
+        for name in names:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        monkeypatch.undo()
+        trees.register_trees()
 
 
 def test_a_missing_or_another_wheel_is_told_with_the_command(monkeypatch, tmp_path):

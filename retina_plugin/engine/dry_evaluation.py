@@ -1,7 +1,6 @@
 """Evaluates a few images before a job, so that what fails there does not fail after the training, or all images."""
 
 import contextlib
-import inspect
 import io
 import logging
 import os
@@ -22,6 +21,7 @@ from retina_plugin.core.plain import as_python
 from retina_plugin.core.rng import preserve_random_state
 from retina_plugin.core.text import describe_error, list_some
 from retina_plugin.data.loading import explain_loading
+from retina_plugin.engine.overrides import overrides
 from retina_plugin.evaluation import BoxEvaluator
 
 Record = dict[str, Any]
@@ -44,10 +44,7 @@ def dry_evaluate(cfg: CfgNode, trainer: type[DefaultTrainer], stock: type[Defaul
     Raises:
         ConfigError: a test set cannot be loaded, read or evaluated.
     """
-    find = inspect.getattr_static
-    own = {
-        name: find(trainer, name) is not find(stock, name) for name in ("test", "build_test_loader", "build_evaluator")
-    }
+    own = {name: overrides(trainer, name, stock) for name in ("test", "build_test_loader", "build_evaluator")}
     if own["test"]:
         return
     with preserve_random_state(include_gpu=True), _quiet(), tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,6 @@
 """Turns command-line arguments into a checked configuration, and sets up the process of a rank."""
 
 import argparse
-import inspect
 import logging
 
 import torch
@@ -20,6 +19,7 @@ from retina_plugin.engine.data_arguments import config_file_of, use_data_argumen
 from retina_plugin.engine.determinism import make_deterministic
 from retina_plugin.engine.logs import setup_logs
 from retina_plugin.engine.model_check import check_model
+from retina_plugin.engine.overrides import overrides
 from retina_plugin.engine.schedule import scale_schedule, schedule_problems
 from retina_plugin.engine.summary import describe_device
 from retina_plugin.engine.trainer import RetinaTrainer
@@ -109,8 +109,7 @@ def check_config(
 def _replaced_methods(trainer: type[DefaultTrainer]) -> set[str]:
     """Names of the ``build_*`` methods of a project's trainer that are not the plugin's."""
     builders = [name for name in dir(RetinaTrainer) if name.startswith("build_")]
-    find = inspect.getattr_static
-    return {name for name in builders if find(trainer, name, None) is not find(RetinaTrainer, name)}
+    return {name for name in builders if overrides(trainer, name, RetinaTrainer)}
 
 
 def setup_rank(cfg: CfgNode, args: argparse.Namespace) -> None:

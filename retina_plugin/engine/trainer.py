@@ -6,7 +6,6 @@ evaluation of its iteration. When the run is resumed, the hooks from the evaluat
 evaluation that was done has its results in ``run_state.json`` (:mod:`retina_plugin.engine.run_state`).
 """
 
-import inspect
 import itertools
 import logging
 import os
@@ -45,6 +44,7 @@ from retina_plugin.engine.dry_evaluation import dry_evaluate
 from retina_plugin.engine.dry_read import dry_read
 from retina_plugin.engine.hooks import TrainingEnded, build_monitoring_hooks
 from retina_plugin.engine.model_check import check_batch_norm, translate_batch_norm_error
+from retina_plugin.engine.overrides import overrides
 from retina_plugin.engine.per_rank_buffers import PerRankBuffers
 from retina_plugin.engine.run_state import Results, RunState
 from retina_plugin.engine.step import TrainingStep
@@ -143,8 +143,8 @@ class RetinaTrainer(DefaultTrainer):
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None) -> Results:
         """Evaluate a model on ``DATASETS.TEST``; see ``DefaultTrainer.test``."""
-        is_ours = inspect.getattr_static(cls, "build_evaluator") is vars(RetinaTrainer)["build_evaluator"]
-        if evaluators is None and is_ours:  # a project's has the arguments of DefaultTrainer's
+        # A project's has the arguments of DefaultTrainer's.
+        if evaluators is None and not overrides(cls, "build_evaluator", RetinaTrainer):
             explain = partial(explain_zero_ap, cfg, getattr(model, "module", model))
             evaluators = [build_evaluator(cfg, name, explain) for name in cfg.DATASETS.TEST]
         return super().test(cfg, model, evaluators)

@@ -57,7 +57,7 @@ class SkipUnreadableDataset(Dataset):
         reports: list[Report] = []
         for candidate in self._candidates(position, index, group):
             image = self._images[candidate]
-            file = _file_name(image)
+            file = file_name_of(image)
             name = one_line(file) or f"image {candidate}"
             try:
                 refuse_special_file(file)
@@ -89,7 +89,7 @@ class EvaluationMapper:
         Raises:
             FileError: the image cannot be read.
         """
-        name = _file_name(image)
+        name = file_name_of(image)
         try:
             refuse_special_file(name)
             return self._mapper(image)
@@ -148,8 +148,8 @@ class UnreadableImages:
         self._next_summary = 2 * max(LOGGED_IMAGES, len(state))
 
 
-def _file_name(image: Any) -> str:
-    # A mapper may take items of another type than dicts.
+def file_name_of(image: Any) -> str:
+    """Return the ``file_name`` of a dataset dict, empty if it has none; a mapper may take items of other types."""
     return str(image.get("file_name", "")) if isinstance(image, Mapping) else ""
 
 

@@ -1,7 +1,6 @@
 """Makes training examples of a few images before a training, so that what is wrong with all of them is told at once."""
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -12,7 +11,7 @@ from retina_plugin.core.errors import ConfigError
 from retina_plugin.core.files import refuse_special_file
 from retina_plugin.core.rng import seeded
 from retina_plugin.core.text import describe_error
-from retina_plugin.data.reading import UNREADABLE
+from retina_plugin.data.reading import UNREADABLE, file_name_of
 from retina_plugin.modeling.ground_truth import check_ground_truth
 
 
@@ -36,7 +35,7 @@ def dry_read(cfg: CfgNode, images: Any) -> None:
         logger.removeFilter(_nothing)
     for index in sorted({0, len(images) // 2, len(images) - 1}):
         record = images[index]
-        name = str(record.get("file_name", "")) if isinstance(record, Mapping) else ""
+        name = file_name_of(record)
         try:
             refuse_special_file(name)
             with seeded(0):

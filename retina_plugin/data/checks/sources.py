@@ -1,5 +1,7 @@
 """Brings registered data sets and COCO files into the form of a COCO file."""
 
+from typing import Any
+
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from retina_plugin.data.checks.coco_file import read_coco
@@ -21,24 +23,20 @@ def from_catalog(name: str, found: Findings) -> DataSet:
 
     A COCO file is read directly, because Detectron2 would stop at its first problem.
     """
-    metadata = MetadataCatalog.get(name)
-    # Some data sets name their COCO file only when they are loaded.
+    records: Any = None if _is_coco(MetadataCatalog.get(name)) else DatasetCatalog.get(name)
+    metadata = MetadataCatalog.get(name)  # some data sets name their COCO file or their classes only when loaded
     classes = metadata.get("thing_classes", None)
     if _is_coco(metadata):
         labels = metadata.get("thing_dataset_id_to_contiguous_id", None)
         coco = read_coco(metadata.json_file, found)
         return DataSet(name, coco, metadata.image_root, metadata.json_file, classes, labels)
-    records = DatasetCatalog.get(name)
-    metadata = MetadataCatalog.get(name)  # some data sets name their COCO file or their classes only when loaded
-    if _is_coco(metadata):
-        return from_catalog(name, found)
     if not hasattr(records, "__len__"):
         raise CannotCheck(NO_LIST, f"the function of {name} returns {type(records).__name__}")
     records = list(records)
     others = [type(record).__name__ for record in records if not isinstance(record, dict)]
     if others:
         raise CannotCheck(NO_LIST, f"an item of {name} is {others[0]}")
-    return DataSet(name, dicts_as_coco(records, metadata.get("thing_classes", None), found))
+    return DataSet(name, dicts_as_coco(records, classes, found))
 
 
 def _is_coco(metadata: Metadata) -> bool:

@@ -102,6 +102,14 @@ def test_values_that_cannot_work(base, key):
         assert line.startswith(f"{key} is '{value}', " if isinstance(value, str) else f"{key} is {value}, ")
 
 
+@pytest.mark.parametrize("key", [key for key, values in REFUSED.items() if any(v is NAN or v == [NAN] for v in values)])
+def test_an_integer_too_large_for_a_float_is_refused_as_nan_is(base, key):
+    huge = 10**400
+    value = huge if NAN in REFUSED[key] else [huge]
+    (line,) = problems(base, key, value)
+    assert line.startswith(f"{key} is {value}, ")
+
+
 @pytest.mark.parametrize(
     "key, value",
     [

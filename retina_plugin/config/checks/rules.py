@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 
 from retina_plugin.config.io import flatten, get_cfg
 from retina_plugin.core.errors import ConfigError
+from retina_plugin.core.plain import is_number
 from retina_plugin.core.text import did_you_mean
 
 _MAY_BE_NULL = re.compile(r"\.(FOCAL_LOSS_ALPHA|NORM)$")  # which then have none
@@ -75,11 +76,6 @@ def require_values(cfg: CfgNode) -> None:
 def is_integer(value: Any, least: float = -math.inf) -> bool:
     """Whether a value is an integer from ``least`` on."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_positive(value: Any) -> bool:

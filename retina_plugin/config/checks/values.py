@@ -21,13 +21,13 @@ from retina_plugin.config.checks.rules import (
     integer,
     is_integer,
     is_list,
-    is_number,
     is_positive,
     list_of,
     number,
     one_of,
     optional,
 )
+from retina_plugin.core.plain import is_number
 
 
 def _is_norm(name: Any) -> bool:

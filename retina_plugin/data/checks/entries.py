@@ -68,11 +68,18 @@ class Table:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a number, finite or not; true and false are not."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    """Whether a value is a number that a float can hold, infinity and NaN included; true and false are not."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
 
 
 def is_finite(value: Any) -> bool:
+    """Whether a value is a finite number."""
     return is_number(value) and math.isfinite(value)
 
 

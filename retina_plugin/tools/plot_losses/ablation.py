@@ -4,7 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from retina_plugin.core.plain import is_number
+
 Row = dict[str, Any]
+
+_TOO_LARGE = 1e9
 
 
 def read_ablation(path: Path) -> tuple[list[Row], list[Row]]:
@@ -33,16 +37,13 @@ def read_ablation(path: Path) -> tuple[list[Row], list[Row]]:
     focal_star, focal = ([row for row in rows if row["loss"] == loss] for loss in ("focal_star", "focal"))
     for row in focal_star + focal:
         aps = row.get("ap")
-        if not isinstance(aps, list) or not all(ap is None or (_is_number(ap) and 0 <= ap <= 100) for ap in aps):
+        if not isinstance(aps, list) or not all(ap is None or (is_number(ap) and 0 <= ap <= 100) for ap in aps):
             raise ValueError(f"{path}: ap must be a list, a percentage or null for each seed, in the row {row}.")
-        if row["loss"] == "focal_star" and not (_is_number(row.get("gamma")) and _is_number(row.get("beta"))):
+        settings = row.get("gamma"), row.get("beta")
+        if row["loss"] == "focal_star" and not all(is_number(value, _TOO_LARGE) for value in settings):
             raise ValueError(f"{path}: gamma and beta must be numbers, in the row {row}.")
     if not focal_star:
         raise ValueError(f"{path} has no row with the loss focal_star: there is nothing for figure 7 to show.")
     if all(ap is None for row in focal for ap in row["ap"]):
         raise ValueError(f"{path} has no AP of the loss focal, which figure 7 compares the others with.")
     return focal_star, focal
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9  # NaN is not

@@ -17,6 +17,7 @@ from detectron2.structures import BoxMode
 from PIL import Image, ImageDraw, ImageFont
 
 from retina_plugin.core.files import atomic_write, refuse_special_file
+from retina_plugin.core.plain import is_number
 
 Record = dict[str, Any]  # of Detectron2's DatasetCatalog
 Color = tuple[int, int, int]
@@ -121,14 +122,14 @@ def _is_id(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _TOO_LARGE
+    return is_number(value, _TOO_LARGE)
 
 
 def _is_box(value: object) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
-_TOO_LARGE = 1e9  # also for infinity and NaN, of which no comparison is true
+_TOO_LARGE = 1e9
 _FIELDS: dict[str, Callable[[object], bool]] = {
     "image_id": _is_id,
     "category_id": _is_id,

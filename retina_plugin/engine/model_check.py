@@ -102,14 +102,19 @@ def _build(cfg: CfgNode) -> Any:
         return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
 
 
+def _predict(model: Any, batch: int, height: int, width: int) -> Any:
+    """Return what the head predicts for black images, on torch's default device."""
+    features = model.backbone(torch.zeros(batch, len(model.pixel_mean), height, width))
+    return model.head([features[name] for name in model.head_in_features])
+
+
 def _batch_norm_error(model: Any, height: int, width: int) -> ValueError | None:
     """What the forward pass of one image raises."""
     multiple = max(model.backbone.size_divisibility, 1)
     padded = (int(-(-side // multiple) * multiple) for side in (height, width))
     try:
         with torch.device("meta"), torch.no_grad():
-            features = model.backbone(torch.zeros(1, len(model.pixel_mean), *padded))
-            model.head([features[name] for name in model.head_in_features])
+            _predict(model, 1, *padded)
     except ValueError as error:
         return error
     return None
@@ -121,9 +126,8 @@ def _unused_parameters(model: Any) -> list[str]:
         return []
     try:
         with torch.device("meta"):
-            features = model.backbone(torch.zeros(2, len(model.pixel_mean), 256, 256))
-            output = model.head([features[name] for name in model.head_in_features])
-            sum(level.sum() for predictions in output[:2] for level in predictions).backward()
+            logits, deltas, *_ = _predict(model, 2, 256, 256)
+            sum(level.sum() for level in (*logits, *deltas)).backward()
     except Exception as error:  # not every backbone runs there
         logging.getLogger(__name__).debug("Gradients were not checked ahead of time: %r", error)
         return []

@@ -121,8 +121,8 @@ def _tensor_v2(
     hooks: Any,
     metadata: Any = None,
 ) -> Any:
-    tensor = _tensor(budget, storage, offset, size, stride)
-    return Foreign("conjugated tensor") if metadata else tensor
+    dtype = getattr(storage, "dtype", None)
+    return _tensor_v3(budget, storage, offset, size, stride, requires_grad, hooks, dtype, metadata)
 
 
 def _tensor_v3(

@@ -1,9 +1,10 @@
-"""Images on the disk, registered as a data set."""
+"""Images and COCO files on the disk, registered as data sets."""
 
 import numpy as np
 import pytest
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.structures import BoxMode
 from PIL import Image
 
@@ -35,6 +36,24 @@ def make_images(tmp_path):
         DatasetCatalog.remove("images")
     if "images" in MetadataCatalog.list():
         MetadataCatalog.remove("images")
+
+
+@pytest.fixture
+def write(tmp_path):
+    """write(text, name) -> the registered name of a file with this text."""
+    names = []
+
+    def add(text, name="written"):
+        path = tmp_path / f"{name}.json"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        register_coco_instances(name, {}, str(path), str(tmp_path))
+        names.append(name)
+        return name
+
+    yield add
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 @pytest.fixture

@@ -4,29 +4,20 @@ import json
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
 
 from retina_plugin import ConfigError
 from retina_plugin.data.class_names import class_difference_problems, class_names, common_class_names, first_difference
 
 
 @pytest.fixture
-def register(tmp_path):
+def register(write):
     """register(name, {category id: class}) -> the name of a COCO file with these categories."""
-    names = []
 
     def add(name, categories):
-        path = tmp_path / f"{name}.json"
         categories = [{"id": i, "name": c} for i, c in categories.items()]
-        path.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
-        register_coco_instances(name, {}, str(path), str(tmp_path))
-        names.append(name)
-        return name
+        return write(json.dumps({"images": [], "annotations": [], "categories": categories}), name)
 
-    yield add
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    return add
 
 
 def test_the_order_is_that_of_the_labels(register):

@@ -4,30 +4,11 @@ import json
 
 import pytest
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from detectron2.data import MetadataCatalog
 
 from retina_plugin import add_retina_config
 from retina_plugin.data.class_names import class_names
 from retina_plugin.data.dataset_checks import class_problems, data_problems
-
-
-@pytest.fixture
-def write(tmp_path):
-    """write(text, name) -> the registered name of a file with this text."""
-    names = []
-
-    def add(text, name="written"):
-        path = tmp_path / f"{name}.json"
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        register_coco_instances(name, {}, str(path), str(tmp_path))
-        names.append(name)
-        return name
-
-    yield add
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 def make_coco(*names):

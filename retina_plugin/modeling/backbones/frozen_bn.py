@@ -17,14 +17,16 @@ def fold_frozen_bn(module: nn.Module) -> int:
     """Fold the ``FrozenBatchNorm2d`` of every Detectron2 ``Conv2d`` into the weight of the convolution (in place).
 
     Modules, parameters and buffers stay the same objects with the same names; a norm outside of a ``Conv2d``, as in
-    the towers of a head, is not folded. Returns the number of folded convolutions.
+    the towers of a head, is not folded. A module with a method ``fold_frozen_bn`` folds those that it made another way,
+    and says how many. Returns the number of folded convolutions.
     """
     # A subclass may compute something else, so types must be exact.
     convs = [m for m in module.modules() if type(m) is Conv2d and type(m.norm) is FrozenBatchNorm2d]
     for conv in convs:
         # A new module would not replace the convolution in the plain lists that FPN keeps besides its children.
         conv.__class__ = FrozenBNConv2d
-    return len(convs)
+    others = [m.fold_frozen_bn() for m in module.modules() if hasattr(m, "fold_frozen_bn")]
+    return len(convs) + sum(others)
 
 
 class FrozenBNConv2d(Conv2d):
@@ -35,21 +37,30 @@ class FrozenBNConv2d(Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        norm, bias = self.norm, self.bias
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        shift = norm.bias - norm.running_mean * scale
-        if bias is not None:
-            shift = shift + scale * bias
-        scale = scale.view(-1, 1, 1, 1)
-        # Neither TorchScript nor exporters support autograd functions.
-        if torch.jit.is_scripting() or torch.jit.is_tracing() or not torch.is_grad_enabled():
-            x = F.conv2d(x, self.weight * scale, shift, self.stride, self.padding, self.dilation, self.groups)
-        else:
-            geometry = (self.stride, self.padding, self.dilation, self.groups)
-            x = _ScaledConvolution.apply(x, self.weight, scale, shift, geometry)
+        x = convolve_and_normalize(x, self, self.norm)
         if self.activation is not None:
             x = self.activation(x)
         return x
+
+
+def convolve_and_normalize(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
+    """Compute a convolution and the frozen norm behind it as one convolution.
+
+    Args:
+        x: (N, C, H, W).
+        conv: its weight, bias and geometry are read.
+        norm: has ``weight``, ``bias``, ``running_mean``, ``running_var`` (each (channels,)) and ``eps``.
+    """
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    if conv.bias is not None:
+        shift = shift + scale * conv.bias
+    scale = scale.view(-1, 1, 1, 1)
+    # Neither TorchScript nor exporters support autograd functions.
+    if torch.jit.is_scripting() or torch.jit.is_tracing() or not torch.is_grad_enabled():
+        return F.conv2d(x, conv.weight * scale, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+    geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    return _ScaledConvolution.apply(x, conv.weight, scale, shift, geometry)
 
 
 class _ScaledConvolution(torch.autograd.Function):

@@ -51,6 +51,7 @@ class TimmBackbone(Backbone):
         if norm not in NORMS:
             raise ConfigError([f"MODEL.TIMM.NORM is '{norm}', which is none of {', '.join(NORMS)}"])
         self.name = name
+        self._channels = channels
         self.body: Any = _create_body(name, tuple(out_indices) or _find_pyramid(name), channels)
         info = self.body.feature_info
         if tuple(info.reduction()) != _STRIDES:
@@ -69,6 +70,12 @@ class TimmBackbone(Backbone):
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of each feature map."""
         return self._shapes
+
+    def fold_frozen_bn(self) -> int:
+        """Fold frozen norms; see :func:`.timm_frozen_bn.fold_timm_frozen_bn`."""
+        from retina_plugin.modeling.backbones.timm_frozen_bn import fold_timm_frozen_bn
+
+        return fold_timm_frozen_bn(self.body, self._channels)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Map images (N, C, H, W), H and W multiples of 32, to feature maps (N, channels, H / stride, W / stride)."""

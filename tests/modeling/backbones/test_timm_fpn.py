@@ -1,5 +1,7 @@
 """Backbones of timm: their feature maps are timm's own, and what is frozen keeps its activation."""
 
+import copy
+
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
@@ -25,7 +27,7 @@ MODELS = {
 def randomize(model):
     """Statistics of norms that a forgotten conversion would show."""
     for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
+        if hasattr(module, "running_mean"):
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)
             module.weight.data.uniform_(0.5, 1.5)
@@ -108,6 +110,56 @@ def test_freeze_at_1_freezes_the_stem_of_transformers_alone(model, stem):
     backbone = TimmBackbone(model, freeze_at=1)
     frozen = {name.partition(".")[0] for name, p in backbone.body.named_parameters() if not p.requires_grad}
     assert stem in frozen and not any(name.startswith(("stages", "layers")) for name in frozen)
+
+
+def test_folded_norms_compute_the_same(name):
+    plain = TimmBackbone(name)
+    folded = copy.deepcopy(plain)
+    count = folded.fold_frozen_bn()
+    assert list(folded.state_dict()) == list(plain.state_dict())
+    num_norms = sum(key.endswith("running_mean") for key in plain.state_dict())
+    assert count == num_norms
+    if name.startswith(("convnext", "swin")):  # layer norms alone
+        assert count == 0
+        return
+    assert count > 10
+    randomize(plain)
+    copy_state(plain, folded)
+    images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    results = []
+    for model in (plain, folded, copy.deepcopy(folded)):
+        model.double().eval()
+        with torch.no_grad():
+            without_grad = list(model(images).values())
+        with_grad = list(model(images).values())
+        weights = [torch.linspace(-1, 2, f.numel(), dtype=f.dtype).view(f.shape) for f in with_grad]
+        gradients = torch.autograd.grad(sum((f * w).sum() for f, w in zip(with_grad, weights)), model.parameters())
+        results.append([*without_grad, *with_grad, *gradients])
+    for other in results[1:]:
+        for made, want in zip(other, results[0], strict=True):
+            torch.testing.assert_close(made, want, rtol=1e-8, atol=1e-8 * float(want.detach().abs().max()))
+
+
+def test_a_norm_is_not_folded_where_its_convolution_has_a_second_use():
+    from timm.layers.norm_act import FrozenBatchNorm2d
+
+    from retina_plugin.modeling.backbones.timm_frozen_bn import fold_timm_frozen_bn
+
+    class SecondUse(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = torch.nn.Conv2d(3, 8, 3), FrozenBatchNorm2d(8)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return [x + self.norm(x)]
+
+    body, images = SecondUse(), torch.randn(1, 3, 16, 16)
+    state, want = copy.deepcopy(body.state_dict()), body(images)[0]
+    with pytest.raises(ConfigError, match="FOLD_FROZEN_BN is True, but SecondUse .* a second time"):
+        fold_timm_frozen_bn(body, 3)
+    assert body(images)[0].equal(want)
+    assert all(value.equal(state[key]) for key, value in body.state_dict().items())
 
 
 def make_cfg(name, *opts):

@@ -99,7 +99,7 @@ def test_unknown_names(name, meant):
         assert f"no configuration '{name}'" in str(error.value) and meant in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["retinanet_X101", "quick_start", "paper/table3/focal.yaml"])
+@pytest.mark.parametrize("name", ["retinanet_X101", "digits", "paper/table3/focal.yaml"])
 def test_names_without_trained_weights(name):
     with pytest.raises(
         ConfigError, match=f"no trained weights for '{name}'; there are for COCO-.*, retinanet_R50. Use"

@@ -230,7 +230,7 @@ def test_images_can_be_left_alone_or_not_decoded(random_set, check, tmp_path, ca
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_the_quick_starts_digits_have_no_errors(split, capsys):
-    config = get_config_file("quick_start.yaml")
+def test_the_digits_have_no_errors(split, capsys):
+    config = get_config_file("digits.yaml")
     assert main(["check-data", f"quick_start_digits_{split}", "--config-file", config]) == 0
     assert "error" not in capsys.readouterr().out

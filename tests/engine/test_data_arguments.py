@@ -123,7 +123,7 @@ def test_a_file_that_is_not_cocos_is_one_line(own, monkeypatch):
 
 
 def test_a_parser_without_these_arguments_works(tmp_path, request):
-    config = ("--config-file", str(request.config.rootpath / "configs" / "quick_start.yaml"))
+    config = ("--config-file", str(request.config.rootpath / "configs" / "digits.yaml"))
     args = default_argument_parser().parse_args([*config, "OUTPUT_DIR", str(tmp_path)])
     assert load_config(args).DATASETS.COCO_FILES == []
 

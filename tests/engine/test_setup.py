@@ -10,7 +10,7 @@ from retina_plugin.engine import load_config
 
 
 def load(request, *opts):
-    config = str(request.config.rootpath / "configs" / "quick_start.yaml")
+    config = str(request.config.rootpath / "configs" / "digits.yaml")
     args = default_argument_parser().parse_args(["--config-file", config])
     args.opts = list(opts)
     return load_config(args)

@@ -23,7 +23,7 @@ from retina_plugin.core.files import atomic_write, atomic_write_text
 
 HERE = Path(__file__).parents[1]
 CONFIG = HERE / "configs" / "ablation.yaml"
-QUICK_START = HERE.parents[1] / "configs" / "quick_start.yaml"
+DIGITS = HERE.parents[1] / "configs" / "digits.yaml"
 
 
 def read_result(row, seed, args):
@@ -80,7 +80,7 @@ def _arguments(row, seed, args):
 
 
 def make_start(args):
-    """The backbone that every run starts from: the quick start's, trained with cross entropy.
+    """The backbone that every run starts from: the one of configs/digits.yaml, trained with cross entropy.
 
     With the many digits of its images that works as well, and gives none of the compared losses but the paper's
     baseline an advantage.
@@ -96,7 +96,7 @@ def make_start(args):
             raise RuntimeError(f"{start_file} is of other settings: give another --output, or delete it")
         return
     print("Training the backbone that every run starts from", flush=True)
-    code, log = _train(QUICK_START, arguments, folder, jobs=1)
+    code, log = _train(DIGITS, arguments, folder, jobs=1)
     if code:
         raise RuntimeError(f"that failed: {_last_line(log)}; see {folder / 'train.log'}")
     weights = torch.load(folder / "model_final.pth", map_location="cpu", weights_only=True)["model"]

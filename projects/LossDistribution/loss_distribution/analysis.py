@@ -1,6 +1,6 @@
 """Which examples the focal loss of a trained detector comes from (Lin et al. 2017, section 5.1, figure 4).
 
-    python projects/LossDistribution/plot.py output/quick_start
+    python projects/LossDistribution/plot.py output/digits
 
 runs the detector over a test set and samples x_t, the signed logit, of positives and negatives. An example is an anchor
 and a class, as in the loss; ignored anchors are left out. Each gamma gives every example a loss, and the image shows

@@ -35,7 +35,7 @@ RECIPE_VERSION = 1
 
 @dataclass(frozen=True)
 class DigitsRecipe:
-    """Parameters of a set. The defaults are those of the quick start; every set needs its own name."""
+    """Parameters of a set. The defaults are those of ``configs/digits.yaml``; every set needs its own name."""
 
     name: str = "quick_start_digits"  # its parts are registered as NAME_train and NAME_test
     side: int = 160  # of an image, in pixels

@@ -21,10 +21,10 @@ from PIL import Image
 from pycocotools.coco import COCO
 from sklearn.datasets import load_digits, load_sample_images
 
-from retina_plugin.data.datasets import digits as quick_start
+from retina_plugin.data.datasets import digits
 
 NAMES = ("quick_start_digits_train", "quick_start_digits_test")
-FOLDER = f"quick_start_digits_v{quick_start.RECIPE_VERSION}"
+FOLDER = f"quick_start_digits_v{digits.RECIPE_VERSION}"
 
 
 def remove_from_catalogs():
@@ -40,10 +40,10 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RETINA_PLUGIN_CACHE", str(folder))
         remove_from_catalogs()
-        quick_start.register_digits(quick_start.DigitsRecipe())
+        digits.register_digits(digits.DigitsRecipe())
     yield folder
     remove_from_catalogs()
-    quick_start.register_digits(quick_start.DigitsRecipe())
+    digits.register_digits(digits.DigitsRecipe())
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def coco(cache):
 
 @pytest.fixture
 def few_images(monkeypatch):
-    for split in quick_start.SPLITS.values():
+    for split in digits.SPLITS.values():
         monkeypatch.setitem(split, "images", 3)
 
 
@@ -86,8 +86,8 @@ def test_loads_through_the_catalog_with_contiguous_classes(coco, name, images):
 def test_detectron2s_evaluator_may_be_built_before_the_set_is_loaded(few_images, tmp_path, monkeypatch):
     """The order of Detectron2's tutorial: COCOEvaluator, then build_detection_test_loader, then inference."""
     monkeypatch.setenv("RETINA_PLUGIN_CACHE", str(tmp_path / "cache"))
-    recipe = quick_start.DigitsRecipe(name="evaluator_first")
-    quick_start.register_digits(recipe)
+    recipe = digits.DigitsRecipe(name="evaluator_first")
+    digits.register_digits(recipe)
     name = "evaluator_first_test"
     cfg = get_cfg()
     evaluator = COCOEvaluator(name, output_dir=str(tmp_path / "out"), use_fast_impl=False)
@@ -101,7 +101,7 @@ def test_detectron2s_evaluator_may_be_built_before_the_set_is_loaded(few_images,
         found.scores = torch.full((len(corners),), 0.9)
         evaluator.process([record], [{"instances": found}])
     assert evaluator.evaluate()["bbox"]["AP"] > 99.9
-    for split in quick_start.SPLITS:
+    for split in digits.SPLITS:
         DatasetCatalog.remove(f"evaluator_first_{split}")
         MetadataCatalog.remove(f"evaluator_first_{split}")
 
@@ -122,10 +122,10 @@ def test_is_valid_coco(coco, cache, split):
 
 
 def test_every_annotation_has_the_class_of_its_scan(coco):
-    digits = load_digits().target
+    targets = load_digits().target
     for split in coco.values():
         names = {c["id"]: c["name"] for c in split["categories"]}
-        assert all(names[a["category_id"]] == str(digits[a["scan"]]) for a in split["annotations"])
+        assert all(names[a["category_id"]] == str(targets[a["scan"]]) for a in split["annotations"])
 
 
 def test_train_and_test_share_no_scan(coco):
@@ -184,17 +184,17 @@ def test_images_differ_from_their_photograph_in_the_boxes_only_and_up_to_their_b
 
 
 def test_two_builds_have_the_same_bytes(tmp_path, few_images):
-    quick_start.build_digits(tmp_path / "one", quick_start.DigitsRecipe())
-    quick_start.build_digits(tmp_path / "two", quick_start.DigitsRecipe())
+    digits.build_digits(tmp_path / "one", digits.DigitsRecipe())
+    digits.build_digits(tmp_path / "two", digits.DigitsRecipe())
     one, two = read_folder(tmp_path / "one"), read_folder(tmp_path / "two")
     assert len(one) == 2 * (1 + 3) and one == two
 
 
 def test_a_set_that_is_there_is_not_built_again(tmp_path, few_images):
     root = tmp_path / "set"
-    quick_start.build_digits(root, quick_start.DigitsRecipe())
+    digits.build_digits(root, digits.DigitsRecipe())
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
-    quick_start.build_digits(root, quick_start.DigitsRecipe())
+    digits.build_digits(root, digits.DigitsRecipe())
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
 
 
@@ -204,13 +204,13 @@ def test_registering_imports_no_scikit_learn_and_writes_nothing(tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_quick_start_passes_the_checks_before_the_set_is_built(tmp_path, request):
+def test_the_configuration_passes_the_checks_before_the_set_is_built(tmp_path, request):
     code = (
         "import retina_plugin\n"
         "from detectron2.config import get_cfg\n"
         "cfg = get_cfg()\n"
         "retina_plugin.add_retina_config(cfg)\n"
-        f"retina_plugin.merge_config(cfg, {str(request.config.rootpath / 'configs' / 'quick_start.yaml')!r})\n"
+        f"retina_plugin.merge_config(cfg, {str(request.config.rootpath / 'configs' / 'digits.yaml')!r})\n"
         "retina_plugin.check_config(cfg)\n"
     )
     run_python(code, tmp_path / "cache")
@@ -220,37 +220,37 @@ def test_quick_start_passes_the_checks_before_the_set_is_built(tmp_path, request
 def test_processes_that_build_at_once_end_with_one_whole_set(tmp_path, few_images):
     code = (
         "import retina_plugin, os, time\n"
-        "from retina_plugin.data.datasets import digits as quick_start\n"
-        "for split in quick_start.SPLITS.values(): split['images'] = 3\n"
+        "from retina_plugin.data.datasets import digits\n"
+        "for split in digits.SPLITS.values(): split['images'] = 3\n"
         # All have begun, and found no set, before the first may go on.
-        "load = quick_start._load_sources\n"
+        "load = digits._load_sources\n"
         "def load_together():\n"
         f"    started = {str(tmp_path / 'started')!r}\n"
         "    open(f'{started}/{os.getpid()}', 'w').close()\n"
         "    while len(os.listdir(started)) < 3: time.sleep(0.01)\n"
         "    return load()\n"
-        "quick_start._load_sources = load_together\n"
-        f"quick_start.build_digits({str(tmp_path / 'sets' / 'set')!r}, quick_start.DigitsRecipe())\n"
+        "digits._load_sources = load_together\n"
+        f"digits.build_digits({str(tmp_path / 'sets' / 'set')!r}, digits.DigitsRecipe())\n"
     )
     (tmp_path / "started").mkdir()
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
     assert [p.wait(timeout=120) for p in processes] == [0, 0, 0]
     assert [p.name for p in (tmp_path / "sets").iterdir()] == ["set"]
-    quick_start.build_digits(tmp_path / "alone", quick_start.DigitsRecipe())
+    digits.build_digits(tmp_path / "alone", digits.DigitsRecipe())
     assert read_folder(tmp_path / "sets" / "set") == read_folder(tmp_path / "alone")
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path, few_images, monkeypatch):
-    write_split = quick_start._write_split
+    write_split = digits._write_split
 
     def interrupt(folder, split, *args):
         write_split(folder, split, *args)
         if split == "test":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(quick_start, "_write_split", interrupt)
+    monkeypatch.setattr(digits, "_write_split", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        quick_start.build_digits(tmp_path / "set", quick_start.DigitsRecipe())
+        digits.build_digits(tmp_path / "set", digits.DigitsRecipe())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -258,18 +258,18 @@ def test_a_build_that_is_killed_is_not_taken_for_a_set(tmp_path, few_images):
     root = tmp_path / "set"
     code = (
         "import retina_plugin, os, signal\n"
-        "from retina_plugin.data.datasets import digits as quick_start\n"
-        "write_split = quick_start._write_split\n"
+        "from retina_plugin.data.datasets import digits\n"
+        "write_split = digits._write_split\n"
         "def kill(folder, split, *args):\n"
         "    if split == 'test': os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    quick_start.SPLITS[split]['images'] = 2\n"
+        "    digits.SPLITS[split]['images'] = 2\n"
         "    write_split(folder, split, *args)\n"
-        "quick_start._write_split = kill\n"
-        f"quick_start.build_digits({str(root)!r}, quick_start.DigitsRecipe())\n"
+        "digits._write_split = kill\n"
+        f"digits.build_digits({str(root)!r}, digits.DigitsRecipe())\n"
     )
     assert run_python(code, tmp_path, check=False).returncode == -signal.SIGKILL
     assert not root.exists() and len(list(tmp_path.rglob("*.png"))) == 2
-    quick_start.build_digits(root, quick_start.DigitsRecipe())
+    digits.build_digits(root, digits.DigitsRecipe())
     assert len(list(root.rglob("*.png"))) == 6
 
 
@@ -277,11 +277,11 @@ def test_says_how_to_get_scikit_learn(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ModuleNotFoundError, match="pip install scikit-learn"):
-        quick_start.build_digits(tmp_path / "set", quick_start.DigitsRecipe())
+        digits.build_digits(tmp_path / "set", digits.DigitsRecipe())
 
 
 def test_says_how_to_choose_another_cache_folder(tmp_path, few_images):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(OSError, match="RETINA_PLUGIN_CACHE to a folder that can be written") as error:
-        quick_start.build_digits(tmp_path / "file" / "set", quick_start.DigitsRecipe())
+        digits.build_digits(tmp_path / "file" / "set", digits.DigitsRecipe())
     assert str(tmp_path / "file" / "set") in str(error.value)

@@ -1,0 +1,138 @@
+"""Computes the boxes of training images as Detectron2's mapper makes them, without reading an image.
+
+The augmentations are the mapper's own, and so are its clipping of boxes and its removal of empty ones. They see an image
+of the right size without pixels. A mapper that a project's trainer builds is not asked.
+"""
+
+import functools
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, detection_utils
+from detectron2.data import transforms as T
+from detectron2.structures import Instances
+from fvcore.transforms.transform import CropTransform, HFlipTransform, NoOpTransform, Transform, VFlipTransform
+
+from retina_plugin.core.errors import ConfigError
+from retina_plugin.core.rng import seeded
+from retina_plugin.core.text import describe_error
+from retina_plugin.data.reading import file_name_of
+
+_BOX_KEYS = ("bbox", "bbox_mode", "category_id")
+
+
+def build_quietly(cfg: CfgNode) -> DatasetMapper:
+    """Build Detectron2's training mapper without its line in the log, which a training has anyway."""
+    logger = logging.getLogger("detectron2.data.dataset_mapper")
+    logger.addFilter(_nothing)
+    try:
+        return DatasetMapper(cfg, True)
+    finally:
+        logger.removeFilter(_nothing)
+
+
+def transform_size(augmentations: T.Augmentation, size: tuple[int, int]) -> tuple[T.TransformList, tuple[int, int]]:
+    """Draw the transforms of an image of a height and width; returns them, and height and width afterwards."""
+    blank = _BlankInput(_blank(size))
+    transforms = augmentations(blank)
+    return transforms, blank.image.shape[:2]
+
+
+def map_boxes(cfg: CfgNode, images: Iterable[dict[str, Any]], seed: int = 0) -> Iterator[Instances]:
+    """Compute the boxes of each image as a training example would have them. Random states stay as they are.
+
+    Args:
+        cfg: the configuration, for Detectron2's ``DatasetMapper``.
+        images: dataset dicts.
+        seed: of the augmentations, together with the place of an image.
+
+    Yields:
+        The image's ``gt_boxes`` and ``gt_classes``, and ``gt_areas``, float32 (G,): of the boxes in the image file, in
+        pixels, as COCO's sizes small, medium and large are. ``image_size`` is height and width in training.
+
+    Raises:
+        ConfigError: annotations that the mapper cannot use.
+    """
+    augmentations = build_quietly(cfg).augmentations
+    for number, image in enumerate(images):
+        try:
+            with seeded(seed, number):
+                transforms, size = transform_size(augmentations, _size_of(image, cfg.INPUT.FORMAT))
+            yield _instances(image, transforms, size)
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError([
+                f"the annotations of {file_name_of(image) or f'image {number}'} cannot be used: {describe_error(error)}. "
+                "`python -m retina_plugin check-data NAME` says what is wrong in the set"
+            ]) from error  # fmt: skip
+
+
+def spread(images: Sequence[Any], most: int) -> list[int]:
+    """Return the indices of at most so many images, evenly over all of them; 0 for all."""
+    number = len(images)
+    return list(range(number)) if not 0 < most < number else np.linspace(0, number - 1, most).astype(int).tolist()
+
+
+def _instances(image: dict[str, Any], transforms: T.TransformList, size: tuple[int, int]) -> Instances:
+    used = [a for a in image.get("annotations", ()) if a.get("iscrowd", 0) == 0]
+    areas = [detection_utils.BoxMode.convert(a["bbox"], a["bbox_mode"], _XYWH)[2:] for a in used]
+    annotations = [
+        detection_utils.transform_instance_annotations({key: a[key] for key in _BOX_KEYS}, transforms, size)
+        for a in used
+    ]
+    instances = detection_utils.annotations_to_instances(annotations, size)
+    if not annotations:
+        instances.gt_classes = torch.zeros(0, dtype=torch.int64)
+    instances.gt_areas = torch.tensor([width * height for width, height in areas], dtype=torch.float32)
+    return detection_utils.filter_empty_instances(instances)
+
+
+_XYWH = detection_utils.BoxMode.XYWH_ABS
+
+
+def _size_of(image: dict[str, Any], image_format: str) -> tuple[int, int]:
+    if {"height", "width"} <= image.keys():
+        return int(image["height"]), int(image["width"])
+    height, width = detection_utils.read_image(image["file_name"], image_format).shape[:2]
+    return height, width
+
+
+class _BlankInput(T.AugInput):
+    """An image that all transforms leave blank, so that only its size has to be known."""
+
+    def transform(self, tfm: Transform) -> None:
+        for single in tfm.transforms if isinstance(tfm, T.TransformList) else [tfm]:
+            self.image = _transformed(single, self.image)
+
+
+@functools.singledispatch
+def _transformed(transform: Transform, blank: np.ndarray) -> np.ndarray:
+    return transform.apply_image(np.ascontiguousarray(blank))
+
+
+@_transformed.register(T.ResizeTransform)
+def _(transform: Any, blank: np.ndarray) -> np.ndarray:
+    return _blank((transform.new_h, transform.new_w))
+
+
+@_transformed.register(CropTransform)
+def _(transform: Any, blank: np.ndarray) -> np.ndarray:
+    return _blank((transform.h, transform.w))
+
+
+@_transformed.register(HFlipTransform)
+@_transformed.register(VFlipTransform)
+@_transformed.register(NoOpTransform)
+def _(transform: Any, blank: np.ndarray) -> np.ndarray:
+    return blank
+
+
+def _blank(size: tuple[int, int]) -> np.ndarray:
+    return np.broadcast_to(np.uint8(0), (*size, 3))  # of one byte
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False

@@ -1,7 +1,7 @@
 """Computes the boxes of training images as Detectron2's mapper makes them, without reading an image.
 
-The augmentations are the mapper's own, and so are its clipping of boxes and its removal of empty ones. They see an image
-of the right size without pixels. A mapper that a project's trainer builds is not asked.
+The augmentations are the mapper's own, and so are its clipping of boxes and its removal of empty ones. They see an
+image of the right size without pixels. A mapper that a project's trainer builds is not asked.
 """
 
 import functools
@@ -64,8 +64,9 @@ def map_boxes(cfg: CfgNode, images: Iterable[dict[str, Any]], seed: int = 0) -> 
                 transforms, size = transform_size(augmentations, _size_of(image, cfg.INPUT.FORMAT))
             yield _instances(image, transforms, size)
         except (AssertionError, KeyError, TypeError, ValueError) as error:
+            name = file_name_of(image) or f"image {number}"
             raise ConfigError([
-                f"the annotations of {file_name_of(image) or f'image {number}'} cannot be used: {describe_error(error)}. "
+                f"the annotations of {name} cannot be used: {describe_error(error)}. "
                 "`python -m retina_plugin check-data NAME` says what is wrong in the set"
             ]) from error  # fmt: skip
 
@@ -74,6 +75,13 @@ def spread(images: Sequence[Any], most: int) -> list[int]:
     """Return the indices of at most so many images, evenly over all of them; 0 for all."""
     number = len(images)
     return list(range(number)) if not 0 < most < number else np.linspace(0, number - 1, most).astype(int).tolist()
+
+
+def stack(mapped: Sequence[Instances]) -> tuple[np.ndarray, np.ndarray]:
+    """Stack the boxes of images, float32 (G, 4), and height and width of the image of each, int64 (G, 2)."""
+    boxes = [instances.gt_boxes.tensor.numpy() for instances in mapped]
+    sizes = np.array([instances.image_size for instances in mapped], dtype=np.int64).reshape(-1, 2)
+    return np.concatenate(boxes or [np.zeros((0, 4), dtype=np.float32)]), sizes.repeat([len(b) for b in boxes], axis=0)
 
 
 def _instances(image: dict[str, Any], transforms: T.TransformList, size: tuple[int, int]) -> Instances:
@@ -102,6 +110,8 @@ def _size_of(image: dict[str, Any], image_format: str) -> tuple[int, int]:
 
 class _BlankInput(T.AugInput):
     """An image that all transforms leave blank, so that only its size has to be known."""
+
+    image: np.ndarray
 
     def transform(self, tfm: Transform) -> None:
         for single in tfm.transforms if isinstance(tfm, T.TransformList) else [tfm]:

@@ -16,9 +16,9 @@ from retina_plugin.losses.targets import Targets
 from retina_plugin.modeling.anchor_layout import anchors_of_size, level_shapes, padded_size
 from retina_plugin.modeling.assigners import build_assigner
 from retina_plugin.modeling.assigners.anchor_grid import AnchorGrid
+from retina_plugin.modeling.ground_truth import check_ground_truth
 
-# Share of boxes without a positive anchor above which coverage is called poor. COCO's own boxes with the paper's anchors
-# come to less (docs/anchors.md).
+# Share of boxes without an anchor of the positive IoU above which coverage is called poor (docs/anchors.md).
 MAX_MISSED = 0.2
 
 _Best = tuple[Tensor, Tensor]  # IoU float32 (G,) and level int64 (G,)
@@ -33,6 +33,7 @@ class AnchorCoverage:
     Attributes:
         levels: names of the L features.
         strides: of the L features, in pixels.
+        num_classes: K.
         threshold: the lowest IoU from which on an anchor is positive (``MODEL.RETINANET.IOU_THRESHOLDS``); 1 if none.
         num_cell_anchors: A of each level.
     """
@@ -57,6 +58,7 @@ class AnchorCoverage:
         self.strides: list[int] = [shape.stride for shape in shapes]
         self._generator = build_anchor_generator(cfg, shapes)
         self._assigner = build_assigner(cfg)
+        self.num_classes: int = cfg.MODEL.RETINANET.NUM_CLASSES
         bounds = zip(cfg.MODEL.RETINANET.IOU_THRESHOLDS, cfg.MODEL.RETINANET.IOU_LABELS[1:])
         self.threshold: float = min((bound for bound, label in bounds if label == 1), default=1.0)
         one_cell = anchors_of_size(self._generator, self.strides, (1, 1))
@@ -100,7 +102,11 @@ class AnchorCoverage:
 
         Returns:
             The anchors of each level, and the targets of one image.
+
+        Raises:
+            ValueError: a class outside 0..K-1.
         """
+        check_ground_truth([{"instances": instances}], self.num_classes)
         anchors = self._anchors(padded_size(self._backbone, [instances.image_size]))
         return anchors, self._assigner(anchors, [instances], None, num_cell_anchors=self._cell_anchors_of_model())
 

@@ -61,7 +61,7 @@ def map_boxes(cfg: CfgNode, images: Iterable[dict[str, Any]], seed: int = 0) -> 
     for number, image in enumerate(images):
         try:
             with seeded(seed, number):
-                transforms, size = transform_size(augmentations, _size_of(image, cfg.INPUT.FORMAT))
+                transforms, size = transform_size(augmentations, size_of(image, cfg.INPUT.FORMAT))
             yield _instances(image, transforms, size)
         except (AssertionError, KeyError, TypeError, ValueError) as error:
             name = file_name_of(image) or f"image {number}"
@@ -101,7 +101,8 @@ def _instances(image: dict[str, Any], transforms: T.TransformList, size: tuple[i
 _XYWH = detection_utils.BoxMode.XYWH_ABS
 
 
-def _size_of(image: dict[str, Any], image_format: str) -> tuple[int, int]:
+def size_of(image: dict[str, Any], image_format: str) -> tuple[int, int]:
+    """Return height and width of an image, of its file if the dataset dict lacks them."""
     if {"height", "width"} <= image.keys():
         return int(image["height"]), int(image["width"])
     height, width = detection_utils.read_image(image["file_name"], image_format).shape[:2]

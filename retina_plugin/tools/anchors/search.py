@@ -33,6 +33,7 @@ _BASES_PER_OCTAVE = 8
 _SPANS = (0.5, 1.0, 1.5)  # octaves that the sizes of a level share; 1 is the paper's
 _STARTS = 8  # that are improved
 _FIRST_STEP, _LAST_STEP = 0.25, 1 / 128  # powers of two
+_LEAST_GAIN = 1e-6  # of a step: less is rounding
 
 
 class Candidate(NamedTuple):
@@ -105,7 +106,7 @@ class AnchorSearch:
             before = score
             for direction in (*directions, *-directions):
                 trial = self._bounded(tuple(x + step * direction), num_scales)
-                if (better := self._score(trial, num_scales)) > score:
+                if (better := self._score(trial, num_scales)) > score + _LEAST_GAIN:
                     score, x = better, trial
             if score == before:
                 step /= 2

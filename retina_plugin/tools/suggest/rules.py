@@ -71,7 +71,7 @@ def tiles(objects: Objects, images_short_edge: float) -> Tiles | None:
         return None
     pixels = float(np.quantile(objects.side, _SMALL_QUANTILE))
     enlarged = float(np.clip(_SMALL_OBJECT / pixels, 1, _MAX_ENLARGED))
-    size = 32 * round(_LONGEST / enlarged / 32)
+    size = 32 * math.ceil(_LONGEST / enlarged / 32)
     overlap = 32 * math.ceil(float(np.quantile(objects.longer, 0.95)) / 32)
     return Tiles(size, min(overlap, size // 2), _LONGEST)
 

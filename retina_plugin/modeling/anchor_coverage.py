@@ -118,6 +118,8 @@ class AnchorCoverage:
     def nearest_offsets(self, boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """Return how far the center of each box is from the nearest center of anchors of each level.
 
+        By the strides of the levels; those of ``TorchvisionAnchorGenerator`` may be smaller.
+
         Args:
             boxes, sizes: see :meth:`best`.
 

@@ -13,6 +13,16 @@ from .small import make_cfg
 from .tiny import tiny_config
 
 
+@pytest.fixture(autouse=True)
+def registered():
+    """Removes the data sets that a test registers."""
+    before = {*DatasetCatalog.list()}
+    yield
+    for name in {*DatasetCatalog.list()} - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name, None)
+
+
 @pytest.fixture
 def loader_of(tmp_path):
     """loader_of(side, overrides) -> a configuration and its loader, of images with boxes of this side."""
@@ -26,9 +36,7 @@ def loader_of(tmp_path):
         cfg = make_cfg("DATASETS.TRAIN", ("squares",), "SOLVER.IMS_PER_BATCH", 2, *size, *opts)
         return cfg, build_resumable_train_loader(cfg)
 
-    yield build
-    DatasetCatalog.remove("squares")
-    MetadataCatalog.pop("squares", None)
+    return build
 
 
 @pytest.mark.parametrize("side, poor", [(7.5, True), (32.0, False)])

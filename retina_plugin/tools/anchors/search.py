@@ -15,6 +15,7 @@ of them a pattern search tries each number, and all sizes together, a step up an
 improves. Numbers and steps are powers of two.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ _MAX_RATIO = 8.0
 
 _BASES_PER_OCTAVE = 8
 _SPANS = (0.5, 1.0, 1.5)  # octaves that the sizes of a level share; 1 is the paper's
+_RATIO_SHIFTS = (-0.5, 0.0, 0.5)  # of the quantiles of the boxes' ratios, in powers of two
 _STARTS = 8  # that are improved
 _FIRST_STEP, _LAST_STEP = 0.25, 1 / 128  # powers of two
 _LEAST_GAIN = 1e-6  # of a step: less is rounding
@@ -93,9 +95,11 @@ class AnchorSearch:
         quantiles = (torch.arange(num_ratios) + 0.5) / num_ratios
         ratios = (half.reshape(2, -1)[1] / half.reshape(2, -1)[0]).log2().quantile(quantiles).tolist()
         low, high = np.log2(STRIDES_PER_SIZE)
-        for base in np.arange(low, high, 1 / _BASES_PER_OCTAVE):
-            for span in _SPANS[: max(1, 3 * (num_scales > 1))]:
-                yield (*(np.log2(self._stride) + base + span * np.arange(num_scales) / num_scales).tolist(), *ratios)
+        bases = np.log2(self._stride) + np.arange(low, high, 1 / _BASES_PER_OCTAVE)
+        spans = _SPANS if num_scales > 1 else _SPANS[:1]
+        for base, span, shift in itertools.product(bases, spans, _RATIO_SHIFTS):
+            sizes = base + span * np.arange(num_scales) / num_scales
+            yield (*sizes.tolist(), *(ratio + shift for ratio in ratios))
 
     def _improve(self, score: float, x: tuple[float, ...], num_scales: int) -> tuple[float, tuple[float, ...]]:
         directions = np.eye(len(x))

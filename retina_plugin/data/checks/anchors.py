@@ -26,7 +26,7 @@ LARGE = warning_kind(f"""anchors-too-small: {_HARM} It is larger than the larges
 ELONGATED = warning_kind(f"""anchors-too-square: {_HARM} It is more elongated than all anchors of its size. Add its
     ratio, height / width, to MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS.""")
 SPARSE = warning_kind(f"""anchors-too-sparse: {_HARM} It lies between the anchors, in size or in place. Add sizes or
-    ratios to MODEL.ANCHOR_GENERATOR (`anchors fit` proposes some), or train on larger images (INPUT.MIN_SIZE_TRAIN).""")
+    ratios to MODEL.ANCHOR_GENERATOR (see `anchors fit`), or train on larger images (INPUT.MIN_SIZE_TRAIN).""")
 
 Resized = tuple[np.ndarray, np.ndarray]  # boxes and sizes of resize_boxes
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from retina_plugin.cli.dataset_arguments import add_dataset_arguments
+from retina_plugin.cli.dataset_arguments import add_dataset_arguments, split_words
 from retina_plugin.data.checks import MAX_DROPPED
 from retina_plugin.tools.check_data.check import check_data_set_of
 
@@ -33,13 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    has_name = len(args.words) % 2  # overrides are pairs
+    name, opts = split_words(args.words)
     _, status = check_data_set_of(
-        args.words[0] if has_name else None,
+        name,
         json_file=args.json,
         image_root=args.images,
         config_file=args.config_file,
-        opts=[*args.words[has_name:], *args.opts],
+        opts=[*opts, *args.opts],
         imports=args.imports,
         allow_unsafe_yaml=args.allow_unsafe_yaml,
         read_images=not args.no_images,

@@ -137,7 +137,7 @@ def _about_scores(cfg: CfgNode, outputs: _Outputs, num_images: int) -> Iterator[
         yield (
             f"scores have fallen below where they began (MODEL.RETINANET.PRIOR_PROB {prior:g}): training finds only "
             "background. Look at the positives in its log: anchors that match no box (MODEL.ANCHOR_GENERATOR.SIZES, "
-            "MODEL.RETINANET.IOU_THRESHOLDS) teach nothing"
+            "MODEL.RETINANET.IOU_THRESHOLDS) teach nothing (`python -m retina_plugin anchors check` says which boxes)"
         )
 
 

@@ -1,10 +1,8 @@
 """Makes training examples of a few images before a training, so that what is wrong with all of them is told at once."""
 
-import logging
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
 
 from retina_plugin.config.checks import builds_focal_retinanet
 from retina_plugin.core.errors import ConfigError
@@ -12,6 +10,7 @@ from retina_plugin.core.files import refuse_special_file
 from retina_plugin.core.rng import seeded
 from retina_plugin.core.text import describe_error
 from retina_plugin.data.reading import UNREADABLE, file_name_of
+from retina_plugin.data.training_boxes import build_mapper_quietly
 from retina_plugin.modeling.ground_truth import check_ground_truth
 
 
@@ -27,12 +26,7 @@ def dry_read(cfg: CfgNode, images: Any) -> None:
     Raises:
         ConfigError: an example cannot be made, or the model cannot take it.
     """
-    logger = logging.getLogger("detectron2.data.dataset_mapper")
-    logger.addFilter(_nothing)  # the mapper of the training says the same
-    try:
-        mapper = DatasetMapper(cfg, True)
-    finally:
-        logger.removeFilter(_nothing)
+    mapper = build_mapper_quietly(cfg)
     for index in sorted({0, len(images) // 2, len(images) - 1}):
         record = images[index]
         name = file_name_of(record)
@@ -62,7 +56,3 @@ def _check_example(cfg: CfgNode, example: dict[str, Any]) -> None:
             f"INPUT.FORMAT '{cfg.INPUT.FORMAT}' gives images of {channels} channels, but MODEL.PIXEL_MEAN and "
             f"MODEL.PIXEL_STD have {means} numbers: give one for each channel"
         ])  # fmt: skip
-
-
-def _nothing(record: logging.LogRecord) -> bool:
-    return False

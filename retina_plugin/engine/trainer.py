@@ -46,6 +46,7 @@ from retina_plugin.engine.hooks import TrainingEnded, build_monitoring_hooks
 from retina_plugin.engine.model_check import check_batch_norm, translate_batch_norm_error
 from retina_plugin.engine.overrides import overrides
 from retina_plugin.engine.per_rank_buffers import PerRankBuffers
+from retina_plugin.engine.poor_anchors import warn_of_poor_anchors
 from retina_plugin.engine.run_state import Results, RunState
 from retina_plugin.engine.step import TrainingStep
 from retina_plugin.engine.summary import start_summary
@@ -189,6 +190,9 @@ class RetinaTrainer(DefaultTrainer):
         num_images = getattr(self.data_loader, "num_images", None)  # a project's loader may not know
         for line in start_summary(self.cfg, self.checkpointer.model, num_images):
             logging.getLogger(__name__).info(line)
+        # A project's own loader may have a mapper of its own.
+        if comm.is_main_process() and not overrides(type(self), "build_train_loader", RetinaTrainer):
+            warn_of_poor_anchors(self.cfg, self.checkpointer.model, self.data_loader)
         try:
             with signals.catch_signals(), explain_failures(_WHAT_NEXT):
                 return super().train()

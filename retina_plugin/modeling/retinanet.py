@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from retina_plugin.config.checks import check_model_config
 from retina_plugin.core.errors import ConfigError
 from retina_plugin.losses import ClassificationLoss, LossContext, LossNormalizer, Targets, build_classification_loss
+from retina_plugin.modeling.anchor_layout import anchors_of_size, level_shapes, padded_size
 from retina_plugin.modeling.assigners import Assigner, build_assigner
 from retina_plugin.modeling.backbones.frozen_bn import fold_frozen_bn
 from retina_plugin.modeling.box_coder import BoxCoder, build_box_coder
@@ -120,16 +121,12 @@ class FocalRetinaNet(Detectron2Attributes, RetinaNet):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         check_model_config(cfg)
         backbone = build_backbone(cfg)
-        shapes = backbone.output_shape()
-        absent = [f for f in cfg.MODEL.RETINANET.IN_FEATURES if f not in shapes]
-        if absent:
-            raise ConfigError([f"MODEL.RETINANET.IN_FEATURES has {absent}, but the backbone makes {list(shapes)}"])
+        feature_shapes = level_shapes(backbone, cfg.MODEL.RETINANET.IN_FEATURES)
         if cfg.MODEL.BACKBONE.FOLD_FROZEN_BN and not fold_frozen_bn(backbone):
             raise ConfigError([
                 "MODEL.BACKBONE.FOLD_FROZEN_BN is True, but the backbone has no convolution with a FrozenBN behind it. "
                 "Set it to False"
             ])  # fmt: skip
-        feature_shapes = [shapes[f] for f in cfg.MODEL.RETINANET.IN_FEATURES]
         box_coder = build_box_coder(cfg)
         return {
             "backbone": backbone,
@@ -296,22 +293,15 @@ class FocalRetinaNet(Detectron2Attributes, RetinaNet):
 
     def _anchors_of(self, batched_inputs: Inputs) -> list[Boxes]:
         """The anchors that a batch will have, by the strides of its features."""
-        height, width = self._padded_size(batched_inputs)
-        shapes = self.backbone.output_shape()
-        strides = [shapes[name].stride for name in self.head_in_features]
-        # What an anchor generator reads of features is their shape: one number, expanded, stands in for them.
-        number = torch.zeros((), device=self.device)
-        return self.anchor_generator([number.expand(1, 1, -(-height // s), -(-width // s)) for s in strides])
+        strides = [shape.stride for shape in level_shapes(self.backbone, self.head_in_features)]
+        return anchors_of_size(self.anchor_generator, strides, self._padded_size(batched_inputs), self.device)
 
     def _padded_size(self, batched_inputs: Inputs) -> tuple[int, int]:
         """Height and width that :meth:`preprocess_image` pads a batch to."""
-        # Images without channels cost nothing, and are padded by the same code.
-        blank = [torch.empty(0, *image["image"].shape[-2:]) for image in batched_inputs]
-        stride, constraints = self.backbone.size_divisibility, getattr(self.backbone, "padding_constraints", None)
-        more = {"padding_constraints": constraints} if constraints else {}  # of Detectron2's main
-        padded = ImageList.from_tensors(blank, stride, **more).tensor.shape[-2:]
+        padded = padded_size(self.backbone, [tuple(image["image"].shape[-2:]) for image in batched_inputs])
+        stride = max(self.backbone.size_divisibility, 1)
         at_least = batched_inputs[0].get("padded_size", padded)
-        height, width = (max(a, -(-b // max(stride, 1)) * max(stride, 1)) for a, b in zip(padded, at_least))
+        height, width = (max(a, -(-b // stride) * stride) for a, b in zip(padded, at_least))
         return height, width
 
     def _check_targets(self, targets: Targets, raw: RawPredictions) -> None:

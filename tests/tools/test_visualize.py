@@ -68,9 +68,9 @@ def changed_rows_and_columns(one, two):
 def test_sheet_has_a_tile_for_each_image_in_rows(draw):
     narrow, wide = draw([], columns=2), draw([], columns=5)
     # Five tiles: three rows of two, or one row of five.
-    step = TILE + grid._GAP
-    assert narrow.shape == (grid._HEADER + 3 * step, grid._GAP + 2 * step, 3)
-    assert wide.shape == (grid._HEADER + 1 * step, grid._GAP + 5 * step, 3)
+    step = TILE + grid.GAP
+    assert narrow.shape == (grid._HEADER + 3 * step, grid.GAP + 2 * step, 3)
+    assert wide.shape == (grid._HEADER + 1 * step, grid.GAP + 5 * step, 3)
 
 
 def test_image_without_detections_shows_its_ground_truth(draw):
@@ -81,7 +81,7 @@ def test_image_without_detections_shows_its_ground_truth(draw):
 def test_a_detection_is_drawn_at_its_box_and_nowhere_else(draw):
     rows, columns = changed_rows_and_columns(draw([], num_images=1), draw([detection()], num_images=1))
     in_tile = rows >= grid._HEADER  # the counts change, too
-    rows, columns = rows[in_tile] - grid._HEADER, columns[in_tile] - grid._GAP
+    rows, columns = rows[in_tile] - grid._HEADER, columns[in_tile] - grid.GAP
     # The image is 100x100 and its tile 120x120, so the box covers columns 24 to 83 and rows 72 to 107.
     assert (columns.min(), columns.max(), rows.max()) == (24, 83, 107)
     assert 72 - 16 <= rows.min() < 72  # the label is above

@@ -98,21 +98,22 @@ class AnchorGrid:
                 yield iou, block.index_select(0, box), anchor
 
     def nearest_iou(self, boxes: Boxes) -> Tensor:
-        """Compute the highest IoU (G,) of each box with the nearest anchor of each anchor type.
+        """Compute the IoU (T, G) of each box with the nearest anchor of each anchor type.
 
-        It is a lower bound of the highest IoU with all anchors, and mostly equal; rounded edges make a difference.
+        The highest of a box is a lower bound of its highest IoU with all anchors, and mostly equal; rounded edges make
+        a difference.
         """
         x0, y0, x1, y1 = boxes.tensor.T.contiguous()
         width, anchor_width = self.x.nearest(x0, x1)  # (T, G)
         height, anchor_height = self.y.nearest(y0, y1)
-        return iou_of_overlaps(width, height, boxes.area(), anchor_width * anchor_height).amax(dim=0)
+        return iou_of_overlaps(width, height, boxes.area(), anchor_width * anchor_height)
 
     def _windows(self, boxes: Boxes, min_iou: float, with_best: bool) -> Sequence[Tensor]:
         """Chunks (6, windows): box, anchor type, first column, number of columns, first row, number of rows."""
         x0, y0, x1, y1 = boxes.tensor.T.contiguous()
         bound = torch.full_like(x0, min_iou)
         if with_best:
-            bound = torch.minimum(bound, self.nearest_iou(boxes))
+            bound = torch.minimum(bound, self.nearest_iou(boxes).amax(dim=0))
 
         # float32 rounds by a factor of at most 1 +- u, u = 2^-24: three times in an intersection, three in an area, two
         # in the union, once in the quotient. A pair with a float32 IoU of at least t thus has a true intersection of at

@@ -10,24 +10,31 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from retina_plugin.core.files import atomic_write, refuse_special_file
+from retina_plugin.core.drawing import (
+    GAP,
+    QUIET,
+    TEXT,
+    Color,
+    arrange,
+    draw_dashed,
+    label_font,
+    on_square,
+    pixels_of,
+    save_png,
+)
+from retina_plugin.core.files import refuse_special_file
 from retina_plugin.core.plain import is_number
 
 Record = dict[str, Any]  # of Detectron2's DatasetCatalog
-Color = tuple[int, int, int]
 Detection = tuple[float, int, tuple[float, float, float, float]]  # score, class, XYXY in pixels
 
-_PAPER, _TEXT, _QUIET = (24, 26, 32), (240, 240, 240), (160, 166, 178)
 _GROUND_TRUTH = (255, 255, 255)
-_GAP = 8
 _HEADER = 64
-_FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # Pillow alone has no font that scales everywhere
 
 
 def draw_grid(
@@ -66,7 +73,7 @@ def draw_grid(
     colors = _class_colors(len(classes))
 
     found = [detections[record["image_id"]] for record in shown]
-    sheet = _arrange([_draw_tile(*pair, classes, colors, tile_size) for pair in zip(shown, found)], columns)
+    sheet = arrange([_draw_tile(*pair, classes, colors, tile_size) for pair in zip(shown, found)], columns, _HEADER)
     num_objects, num_detections = sum(len(record["annotations"]) for record in shown), sum(map(len, found))
     _draw_header(
         sheet,
@@ -74,12 +81,7 @@ def draw_grid(
         f"{num_objects} objects, {num_detections} detections with a score of {score_threshold:g} or more",
         colors[0],
     )
-    output_path = Path(output_path)
-    output_path.parent.mkdir(parents=True, exist_ok=True)
-    # 256 colors are hard to tell from all of them here, and make the file four times smaller.
-    palette = sheet.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    atomic_write(output_path, lambda file: palette.save(file, "PNG", optimize=True))
-    return output_path
+    return save_png(sheet, Path(output_path))
 
 
 def _read_detections(
@@ -168,68 +170,36 @@ def _draw_tile(
         box = BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
         # Just outside the detection that fits perfectly, so that both can be seen.
         x0, y0, x1, y1 = np.array(box) * scale
-        _draw_dashed(draw, (x0 - 3, y0 - 3, x1 + 2, y1 + 2))
+        draw_dashed(draw, (x0 - 3, y0 - 3, x1 + 2, y1 + 2), _GROUND_TRUTH)
     for _, category, box in detections:
-        draw.rectangle(_drawable(np.array(box) * scale), outline=colors[category], width=2)
+        draw.rectangle(pixels_of(np.array(box) * scale), outline=colors[category], width=2)
     for score, category, box in detections:  # over all boxes
         text = f"{class_names[category]} {score:.2f}"
         _draw_label(draw, tile.size, np.array(box) * scale, text, colors[category])
-    square = Image.new("RGB", (tile_size, tile_size), _PAPER)
-    square.paste(tile, ((tile_size - tile.width) // 2, (tile_size - tile.height) // 2))
-    return square
-
-
-def _drawable(box: Sequence[float]) -> list[int]:
-    """Pixels (inclusive) of an edge-to-edge box; Pillow refuses boxes whose second corner comes first."""
-    x0, y0, x1, y1 = (round(float(c)) for c in box)
-    return [x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)]
-
-
-def _draw_dashed(draw: ImageDraw.ImageDraw, box: Sequence[float], dash: int = 4) -> None:
-    x0, y0, x1, y1 = _drawable(box)
-    for x in range(x0, x1 + 1, 2 * dash):
-        for y in (y0, y1):
-            draw.line([x, y, min(x + dash - 1, x1), y], fill=_GROUND_TRUTH)
-    for y in range(y0, y1 + 1, 2 * dash):
-        for x in (x0, x1):
-            draw.line([x, y, x, min(y + dash - 1, y1)], fill=_GROUND_TRUTH)
+    return on_square(tile, tile_size)
 
 
 def _draw_label(
     draw: ImageDraw.ImageDraw, tile_size: tuple[int, int], box: Sequence[float], text: str, color: Color
 ) -> None:
-    font = _font(11)
-    left, top, right, bottom = font.getbbox(text)
+    letters = label_font(11)
+    left, top, right, bottom = letters.getbbox(text)
     width, height = right - left + 4, bottom - top + 4
     x = min(max(0, round(float(box[0]))), tile_size[0] - width)
     y = round(float(box[1])) - height
     if y < 0:  # no room above: inside the box
         y = max(0, round(float(box[1])))
     draw.rectangle([x, y, x + width - 1, y + height - 1], fill=color)
-    draw.text((x + 2 - left, y + 2 - top), text, fill=(0, 0, 0), font=font)
-
-
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(_FONTS / f"DejaVuSans{'-Bold' if bold else ''}.ttf"), size)
-
-
-def _arrange(tiles: list[Image.Image], columns: int) -> Image.Image:
-    columns = min(columns, len(tiles))
-    rows = -(-len(tiles) // columns)
-    step = tiles[0].width + _GAP
-    sheet = Image.new("RGB", (_GAP + columns * step, _HEADER + rows * step), _PAPER)
-    for i, tile in enumerate(tiles):
-        sheet.paste(tile, (_GAP + i % columns * step, _HEADER + i // columns * step))
-    return sheet
+    draw.text((x + 2 - left, y + 2 - top), text, fill=(0, 0, 0), font=letters)
 
 
 def _draw_header(sheet: Image.Image, title: str, counts: str, color: Color) -> None:
     draw = ImageDraw.Draw(sheet)
-    draw.text((_GAP, 10), title, fill=_TEXT, font=_font(17, bold=True))
-    draw.text((_GAP, 38), counts, fill=_QUIET, font=_font(12))
+    draw.text((GAP, 10), title, fill=TEXT, font=label_font(17, bold=True))
+    draw.text((GAP, 38), counts, fill=QUIET, font=label_font(12))
     x = sheet.width - 210
-    if x > draw.textlength(title, font=_font(17, bold=True)) + 3 * _GAP:  # a single column has no room for it
-        _draw_dashed(draw, (x, 14, x + 24, 26))
-        draw.text((x + 34, 12), "ground truth", fill=_TEXT, font=_font(12))
+    if x > draw.textlength(title, font=label_font(17, bold=True)) + 3 * GAP:  # a single column has no room for it
+        draw_dashed(draw, (x, 14, x + 24, 26), _GROUND_TRUTH)
+        draw.text((x + 34, 12), "ground truth", fill=TEXT, font=label_font(12))
         draw.rectangle([x, 39, x + 23, 50], outline=color, width=2)
-        draw.text((x + 34, 37), "detection: class, score", fill=_TEXT, font=_font(12))
+        draw.text((x + 34, 37), "detection: class, score", fill=TEXT, font=label_font(12))

@@ -10,7 +10,9 @@ from detectron2.modeling import build_anchor_generator
 from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from PIL import Image
 
-from retina_plugin.data.checks.anchors import AnchorCoverage
+from retina_plugin.data.checks.anchors import resize_boxes
+from retina_plugin.data.checks.entries import Table
+from retina_plugin.modeling.anchor_coverage import AnchorCoverage
 
 from .sets import places
 
@@ -22,6 +24,10 @@ def _random_boxes(rng, number, sizes):
     sides = np.exp(rng.uniform(0, np.log(sizes)))
     corner = rng.uniform(-0.05, 1, (number, 2)) * (sizes - sides)
     return np.concatenate([corner, sides], axis=1)
+
+
+def resized(cfg, boxes, sizes, short_edge):
+    return resize_boxes(cfg, Table([{}] * len(boxes), [], boxes, sizes, np.zeros(len(boxes), dtype=bool)), short_edge)
 
 
 def _brute_force(cfg, boxes, sizes, short_edge):
@@ -52,7 +58,7 @@ def test_best_iou_is_that_of_all_anchors(generator, cfg, random_set):
     boxes = _random_boxes(rng, 120, sizes)
     coverage = AnchorCoverage(cfg)
     for short_edge in (0, int(rng.integers(100, 400))):
-        ious, _ = coverage.best_iou(boxes, sizes, short_edge)
+        ious, _ = coverage.best(*resized(cfg, boxes, sizes, short_edge))
         expected = np.array(list(_brute_force(cfg, boxes, sizes, short_edge)), dtype=np.float32)
         below = expected < coverage.threshold
         assert 10 < below.sum() < 110
@@ -65,10 +71,12 @@ def test_anchors_that_are_no_grid_give_the_same(cfg, random_set, monkeypatch):
     sizes = random_set.rng.integers(40, 300, (70, 2)).astype(np.float64)
     boxes = _random_boxes(random_set.rng, 70, sizes)
     coverage = AnchorCoverage(cfg)
-    ious, _ = coverage.best_iou(boxes, sizes, 120)
+    at_size = resized(cfg, boxes, sizes, 120)
+    ious, levels = coverage.best(*at_size)
     monkeypatch.delattr(type(coverage._generator), "num_cell_anchors")
-    all_pairs, _ = coverage.best_iou(boxes, sizes, 120)
+    all_pairs, same_levels = coverage.best(*at_size)
     np.testing.assert_allclose(ious, all_pairs, rtol=1e-5)
+    assert (levels == same_levels).mean() > 0.9  # equally good anchors may be of two levels
 
 
 def test_boxes_at_training_size_are_those_of_detectron2s_mapper(cfg, random_set, tmp_path):
@@ -79,7 +87,7 @@ def test_boxes_at_training_size_are_those_of_detectron2s_mapper(cfg, random_set,
     annotations = [{"bbox": b.tolist(), "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0} for b in boxes]
     record = {"file_name": str(tmp_path / "a.png"), "width": width, "height": height, "annotations": annotations}
     mapped = DatasetMapper(cfg, is_train=True)(record)["instances"].gt_boxes.tensor.numpy()
-    _, ours = AnchorCoverage(cfg).best_iou(boxes, np.array([[width, height]] * 20, dtype=np.float64), 157)
+    ours, _ = resized(cfg, boxes, np.array([[width, height]] * 20, dtype=np.float64), 157)
     np.testing.assert_array_equal(ours[(ours[:, 2:] > ours[:, :2]).all(axis=1)], mapped)  # which drops empty ones
 
 

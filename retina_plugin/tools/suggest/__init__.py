@@ -1,0 +1,1 @@
+"""A starting configuration for a data set, each value with its reason."""

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from datetime import timedelta
@@ -23,29 +22,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reas
 
 
 @pytest.fixture
-def start(request):
+def start(python):
     """start(*words, launcher, **environment) -> the running job; None removes a variable."""
     started = []
 
     def run(*words, launcher=(), **environment):
-        root = str(request.config.rootpath)
-        variables = {**os.environ, "PYTHONPATH": root, "PYTHONWARNINGS": "ignore", **environment}
-        started.append(
-            subprocess.Popen(
-                [sys.executable, *launcher, "-m", "tests.engine.job", *words],
-                cwd=root,
-                env={name: value for name, value in variables.items() if value is not None},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+        environment = {"PYTHONPATH": python.root, "PYTHONWARNINGS": "ignore", **environment}
+        started.append(python.start(*launcher, "-m", "tests.engine.job", *words, **environment))
         return started[-1]
 
     yield run
     for process in started:
         process.kill()
-        process.communicate()
 
 
 def launch(end, main=job.main, imports=()):
@@ -128,10 +116,10 @@ def test_a_rank_that_was_killed_is_named():
 
 def test_signals_reach_the_ranks_once_and_no_rank_outlives_the_parent(start):
     parent = start("stay", "--num-gpus", "2")
-    pids = [int(pid) for pid in found_in(parent.stdout, r"pid (\d+) waits", 2)]
+    pids = [int(pid) for pid in found_in(parent, r"pid (\d+) waits", 2)]
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
         parent.send_signal(number)
-        told = found_in(parent.stdout, r"rank (\d got \d+)", 2)
+        told = found_in(parent, r"rank (\d got \d+)", 2)
         assert sorted(told) == [f"{rank} got {int(number)}" for rank in range(2)]
     assert parent.poll() is None
     parent.kill()
@@ -143,7 +131,7 @@ def test_signals_reach_the_ranks_once_and_no_rank_outlives_the_parent(start):
 
 def test_a_signal_that_the_ranks_do_not_handle_gives_the_exit_code_of_a_shell(start):
     parent = start("wait", "--num-gpus", "2")
-    found_in(parent.stdout, "waits", 2)
+    found_in(parent, "waits", 2)
     parent.send_signal(signal.SIGINT)
     _, errors = parent.communicate(timeout=120)
     assert parent.returncode == 128 + 2 and "error" not in errors
@@ -166,10 +154,10 @@ def children_of(pid):
     return [child for child in children if b"spawn_main" in open(f"/proc/{child}/cmdline", "rb").read()]
 
 
-def found_in(stream, pattern, count):
+def found_in(process, pattern, count):
     found = []
     while len(found) < count:
-        line = stream.readline()
+        line = process.readline()
         assert line, "the job has ended"
         found += re.findall(pattern, line)
     return found

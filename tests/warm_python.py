@@ -12,6 +12,7 @@ import gc
 import importlib
 import json
 import os
+import pickle
 import queue
 import random
 import runpy
@@ -21,6 +22,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +71,24 @@ class WarmPython:
             "new_session": new_session,
         }
         return WarmProcess(args, self._control, json.dumps(request).encode())
+
+    def spawn(self, function: Callable, args: tuple, nprocs: int) -> None:
+        """Call ``function(rank, *args)`` in ``nprocs`` processes, as ``torch.multiprocessing.spawn`` does.
+
+        Raises:
+            AssertionError: one of them failed, and the others were ended; with its errors.
+        """
+        call = f"function, args = pickle.loads({pickle.dumps((function, args))!r})"
+        code = f"import pickle, sys, retina_plugin\n{call}\nfunction(int(sys.argv[1]), *args)"
+        processes = [self.start("-c", code, rank, PYTHONPATH=self.root) for rank in range(nprocs)]
+        try:
+            while None in (ends := [process.poll() for process in processes]) and not any(ends):
+                time.sleep(0.01)
+        finally:
+            for process in processes:
+                process.kill()
+        for process in sorted(processes, key=lambda process: process.returncode, reverse=True):  # killed ones last
+            assert process.returncode == 0, process.communicate()[1]
 
     def close(self) -> None:
         if self._server is not None:

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import tempfile
 import zlib
 
 import numpy as np
@@ -33,6 +34,19 @@ def pytest_xdist_auto_num_workers(config):
 
 def pytest_report_header():
     return f"random seed: {SEED} (repeat with RETINA_TEST_SEED={SEED})"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder(tmp_path_factory):
+    """The folder for temporary files, of the tests and their processes: those that are killed leave files there."""
+    tmp_path_factory.getbasetemp()  # of pytest, which stays where it is
+    with (
+        tempfile.TemporaryDirectory(prefix="retina_tests_", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -24,13 +24,14 @@ import sys
 import threading
 import time
 import types
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 PRELOADED = (
     *("numpy", "torch", "torch.distributed", "torch._dynamo", "torch.utils.data", "torch.utils.tensorboard"),
     *("torchvision", "torchvision.ops", "omegaconf", "pycocotools.cocoeval", "PIL.Image", "matplotlib.pyplot"),
-    *("tabulate", "termcolor", "cloudpickle", "pkg_resources"),
+    *("tabulate", "termcolor", "cloudpickle"),
 )
 
 
@@ -70,7 +71,7 @@ class WarmPython:
             "environment": {name: value for name, value in variables.items() if value is not None},
             "new_session": new_session,
         }
-        return WarmProcess(args, self._control, json.dumps(request).encode())
+        return WarmProcess(args, self._control, json.dumps(request))
 
     def spawn(self, function: Callable, args: tuple, nprocs: int) -> None:
         """Call ``function(rank, *args)`` in ``nprocs`` processes, as ``torch.multiprocessing.spawn`` does.
@@ -96,10 +97,10 @@ class WarmPython:
             self._server.wait()
 
     def _start_server(self) -> socket.socket:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = socket.socketpair()
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         self._server = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, str(theirs.fileno())],
+            [sys.executable, __file__, str(theirs.fileno())],
             cwd=self.root,
             env=environment,
             pass_fds=[theirs.fileno()],
@@ -113,17 +114,19 @@ class WarmPython:
 class WarmProcess:
     """A process, with what the tests use of ``subprocess.Popen``."""
 
-    def __init__(self, args: list[str], control: socket.socket, request: bytes):
+    def __init__(self, args: list[str], control: socket.socket, request: str):
         self.args, self.returncode = args, None
-        outputs, self._status = [os.pipe() for _ in range(2)], os.pipe()
-        socket.send_fds(control, [request], [outputs[0][1], outputs[1][1], self._status[1]])
-        for _, end in (*outputs, self._status):
+        (output, errors, self._status, requested), ends = zip(*(os.pipe() for _ in range(4)))
+        socket.send_fds(control, [b"."], [*ends[:3], requested])
+        for end in (*ends[:3], requested):
             os.close(end)
+        with open(ends[3], "w") as file:
+            file.write(request)
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._errors: list[str] = []
         self._readers = [
-            threading.Thread(target=drain, args=(outputs[0][0], self._lines.put), daemon=True),
-            threading.Thread(target=drain, args=(outputs[1][0], self._errors.append), daemon=True),
+            threading.Thread(target=drain, args=(output, self._lines.put), daemon=True),
+            threading.Thread(target=drain, args=(errors, self._errors.append), daemon=True),
         ]
         for reader in self._readers:
             reader.start()
@@ -141,7 +144,7 @@ class WarmProcess:
     def wait(self, timeout: float | None = None) -> int:
         if self.returncode is None:
             self.returncode = os.waitstatus_to_exitcode(int(self._told(timeout)))
-            os.close(self._status[0])
+            os.close(self._status)
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
@@ -162,11 +165,11 @@ class WarmProcess:
 
     def _told(self, timeout: float | None) -> bytes:
         """What the interpreter tells next: the number of the process, later how it ended."""
-        if not select.select([self._status[0]], [], [], timeout)[0]:
+        if not select.select([self._status], [], [], timeout)[0]:
             raise subprocess.TimeoutExpired(self.args, timeout)
         line = b""
         while not line.endswith(b"\n"):
-            byte = os.read(self._status[0], 1)
+            byte = os.read(self._status, 1)
             assert byte, "the interpreter from which processes are forked has died"
             line += byte
         return line
@@ -181,7 +184,11 @@ def drain(end: int, take: Callable[[str], object]) -> None:
 
 
 def serve(control: socket.socket) -> dict | None:
-    """Fork a process for each request until there is none. Returns the request in the process that it is for."""
+    """Fork a process for each request until there is none. Returns the request in the process that it is for.
+
+    With a request come four ends of pipes: for standard output and error, for what :func:`tell` writes, and one to read
+    the request from.
+    """
     ended, wake = socket.socketpair()
     wake.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -196,8 +203,8 @@ def serve(control: socket.socket) -> dict | None:
                     tell(running[pid], end[1])
                     os.close(running.pop(pid))
         if control in ready:
-            request, files, _, _ = socket.recv_fds(control, 1 << 20, 3)
-            if not request:
+            _, files, _, _ = socket.recv_fds(control, 1, 4)
+            if not files:
                 return None
             pid = os.fork()
             if pid == 0:
@@ -205,11 +212,12 @@ def serve(control: socket.socket) -> dict | None:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 os.dup2(files[0], 1)
                 os.dup2(files[1], 2)
-                for number in (*files, *running.values(), control.detach(), ended.detach(), wake.detach()):
+                for number in (*files[:3], *running.values(), control.detach(), ended.detach(), wake.detach()):
                     os.close(number)
-                return json.loads(request)
-            os.close(files[0])
-            os.close(files[1])
+                with open(files[3]) as request:
+                    return json.load(request)
+            for number in (files[0], files[1], files[3]):
+                os.close(number)
             running[pid] = files[2]
             tell(files[2], pid)
 
@@ -229,7 +237,7 @@ def become(words: list[str], cwd: str, environment: dict[str, str], new_session:
     own_path = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
     random.seed()
     sys.modules["numpy"].random.seed()
-    sys.modules["torch"].set_num_threads(int(environment.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
+    sys.modules["torch"].set_num_threads(int(environment.get("OMP_NUM_THREADS") or os.cpu_count()))
     first, *words = words
     if first in ("-m", "-c"):
         what, *words = words
@@ -248,8 +256,10 @@ def become(words: list[str], cwd: str, environment: dict[str, str], new_session:
 
 
 if __name__ == "__main__":
+    show, warnings.showwarning = warnings.showwarning, lambda *_, **__: None  # once, not in every process
     for name in PRELOADED:
         importlib.import_module(name)
+    warnings.showwarning = show
     gc.freeze()  # collections of the processes leave these pages alone, which they share
     if (job := serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
         become(**job, path=sys.path[1:])

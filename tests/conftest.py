@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import tempfile
 import zlib
 
 import numpy as np
@@ -15,6 +16,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: its kernels run on the CPU, in numpy
 
 import retina_plugin  # noqa: E402, F401  makes Detectron2 importable before a test imports it
+from tests.warm_python import WarmPython  # noqa: E402
 
 # Through the environment, so that all processes that share the tests (pytest -n) have the same.
 SEED = int(os.environ.setdefault("RETINA_TEST_SEED", str(int.from_bytes(os.urandom(3), "big"))))
@@ -32,6 +34,27 @@ def pytest_xdist_auto_num_workers(config):
 
 def pytest_report_header():
     return f"random seed: {SEED} (repeat with RETINA_TEST_SEED={SEED})"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder(tmp_path_factory):
+    """The folder for temporary files, of the tests and their processes: those that are killed leave files there."""
+    tmp_path_factory.getbasetemp()  # of pytest, which stays where it is
+    with (
+        tempfile.TemporaryDirectory(prefix="retina_tests_", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
+
+
+@pytest.fixture(scope="session")
+def python(request):
+    """``python.run(*words)`` runs Python in a process of its own, as ``subprocess.run`` does, in a moment."""
+    warm = WarmPython(request.config.rootpath)
+    yield warm
+    warm.close()
 
 
 @pytest.fixture(autouse=True)

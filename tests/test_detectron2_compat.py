@@ -10,11 +10,12 @@ import pytest
 import retina_plugin
 
 
-def run(code):
-    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+@pytest.fixture
+def run(python):
+    return lambda code: python.run("-c", textwrap.dedent(code))
 
 
-def test_without_detectron2_one_error_names_three_ways():
+def test_without_detectron2_one_error_names_three_ways(run):
     result = run("import sys; sys.modules['detectron2'] = None; import retina_plugin")
     assert result.returncode == 1
     last = result.stderr[result.stderr.index("ImportError: ") :]
@@ -24,12 +25,12 @@ def test_without_detectron2_one_error_names_three_ways():
     assert "During handling" not in result.stderr
 
 
-def test_a_broken_detectron2_keeps_its_own_error():
+def test_a_broken_detectron2_keeps_its_own_error(run):
     result = run("import sys; sys.modules['fvcore'] = None; import retina_plugin")
     assert result.returncode == 1 and "fvcore" in result.stderr.splitlines()[-1]
 
 
-def test_nothing_is_repaired_where_nothing_is_missing():
+def test_nothing_is_repaired_where_nothing_is_missing(run):
     """In a process that has been repaired, a second look finds nothing to do."""
     result = run(
         """
@@ -59,12 +60,13 @@ def test_an_operator_that_is_not_built_says_so():
 
 
 def test_importing_warns_of_nothing():
-    """Of what Detectron2 and fvcore do, those who import them can change nothing."""
-    result = run("import warnings; warnings.simplefilter('always'); import retina_plugin.engine, detectron2.model_zoo")
+    """Of what Detectron2 and fvcore do, those who import them can change nothing. With an interpreter of its own."""
+    code = "import warnings; warnings.simplefilter('always'); import retina_plugin.engine, detectron2.model_zoo"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_model_zoo_imports_without_pkg_resources():
+def test_model_zoo_imports_without_pkg_resources(run):
     result = run(
         """
         import sys
@@ -84,7 +86,7 @@ def test_model_zoo_imports_without_pkg_resources():
     assert "retinanet_R_50_FPN_1x" in result.stdout and "no.yaml not available" in result.stdout
 
 
-def test_export_and_analysis_import_without_caffe2():
+def test_export_and_analysis_import_without_caffe2(run):
     result = run(
         """
         import retina_plugin

@@ -1,14 +1,8 @@
 """The projects run as their READMEs say, and later commands find them again."""
 
 import json
-import subprocess
-import sys
 
 import pytest
-
-
-def run(root, command):
-    return subprocess.run([sys.executable, *command], cwd=root, capture_output=True, text=True, check=True)
 
 
 def command_of(root, name):
@@ -18,12 +12,13 @@ def command_of(root, name):
 
 
 @pytest.mark.slow
-def test_pyramid_classifier_trains_and_its_run_is_read_again(request, tmp_path):
+def test_pyramid_classifier_trains_and_its_run_is_read_again(python, request, tmp_path):
     root = request.config.rootpath
     command = command_of(root, "PyramidClassifier")
     assert command[-2] == "SOLVER.MAX_ITER"
     options = ("MODEL.DEVICE", "cpu", "SOLVER.IMS_PER_BATCH", "2", "OUTPUT_DIR", str(tmp_path), "LOG_PERIOD", "1")
-    run(root, [*command[:-1], "3", *options])
+    result = python.run(*command[:-1], "3", *options)
+    assert result.returncode == 0, result.stderr
     records = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     losses = [record["loss_cls"] for record in records if "loss_cls" in record]
     assert len(losses) == 3 and all(0 < loss < 5 for loss in losses)
@@ -35,4 +30,5 @@ assert cfg.IMPORTS == [{module!r}] and cfg.MODEL.PYRAMID_CLASSIFIER.POSITIVE_WEI
 from detectron2.modeling import build_model
 print(type(build_model(cfg)).__module__)
 """
-    assert run(tmp_path, ["-c", code]).stdout.strip() == "pyramid_classifier.classifier"
+    result = python.run("-c", code, cwd=tmp_path)
+    assert result.stdout.strip() == "pyramid_classifier.classifier", result.stderr

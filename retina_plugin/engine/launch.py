@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -173,7 +174,7 @@ def _run_and_report(job: bytes, imports: list[str], folder: str) -> None:
     A rank that fails exits with code 1, and torch ends the other ranks. A rank that calls ``sys.exit(CODE)`` exits with
     0, so that the other ranks can end by themselves.
     """
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     os.setpgrp()  # the terminal sends Ctrl-C to the parent's group, and the parent passes it on
     rank = comm.get_rank()
     failed = f"rank {rank} of {comm.get_world_size()} failed:\n\n"
@@ -197,10 +198,11 @@ def _run_and_report(job: bytes, imports: list[str], folder: str) -> None:
         sys.exit(1)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(folder: str) -> None:
     # Also if the parent is killed by SIGKILL. torch sends SIGINT then, which the job may handle.
     if parent := multiprocessing.parent_process():
         parent.join()
+        shutil.rmtree(folder, ignore_errors=True)  # which the parent cannot do any more
         os._exit(1)
 
 

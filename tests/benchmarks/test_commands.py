@@ -3,8 +3,6 @@
 import json
 import re
 import statistics
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -129,15 +127,10 @@ def test_rows_of_a_gpu():
     }
 
 
-def test_as_a_command(request, tmp_path):
+def test_as_a_command(python, tmp_path):
     words = ["--quick", "--rounds", "1", "--boxes", "7", *ONE_CASE, "--plot", str(tmp_path / "bars.png")]
-    result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.matching", *words],
-        cwd=request.config.rootpath,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    result = python.run("-m", "benchmarks.matching", *words)
+    assert result.returncode == 0, result.stderr
     assert re.search(r"^\| 7 boxes +\| Detectron2 .*\| +1\.00 \|", result.stdout, re.MULTILINE)
     assert "Ratios matter" in result.stdout
     assert (tmp_path / "bars.png").stat().st_size > 1000

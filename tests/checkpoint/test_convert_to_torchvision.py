@@ -9,7 +9,7 @@ from benchmarks import models
 from retina_plugin.checkpoint.class_remap import COCO_NAMES
 
 from .converted import compare_detections, convert_file, load_converted, run, run_error, set_decidable_nms
-from .test_convert_torchvision import NETWORK, SIZE, make_source, random_images
+from .test_convert_torchvision import NETWORK, SIZE, make_source, random_image
 
 
 def test_a_standard_detector_is_refused(tmp_path):
@@ -46,7 +46,7 @@ def test_there_and_back_with_torchvision(tmp_path, labels):
     if labels == 5:
         return
 
-    image = random_images()[0]
+    image = random_image()
     theirs.nms_thresh = set_decidable_nms(ours, [{"image": image}])
     expected = theirs([image.double() / 255])[0]
     with_area = (expected["boxes"][:, 2:] > expected["boxes"][:, :2]).all(dim=1)

@@ -59,19 +59,19 @@ def make_source(network, num_classes, eps):
     return model.double()
 
 
-def random_images():
-    return [torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8) for _ in range(2)]
+def random_image():
+    return torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8)
 
 
 @torch.no_grad()
 def compare(title, source, stem, label_of_class):
     """Compare torchvision's model, in float64, with the one that was converted from it."""
-    images = random_images()
+    image = random_image()
     single, double = load_converted(stem, torch.float32), load_converted(stem)
-    as_floats = [image.double() / 255 for image in images]
-    expected = source.head(list(source.backbone(source.transform(as_floats)[0].tensors).values()))
+    as_float = image.double() / 255
+    expected = source.head(list(source.backbone(source.transform([as_float])[0].tensors).values()))
     for ours, tolerance in ((single, 1e-4), (double, 1e-10)):
-        predictions = ours.raw_predictions([{"image": x} for x in images])
+        predictions = ours.raw_predictions([{"image": image}])
         for name, values, theirs in (
             ("logits", predictions.logits, expected["cls_logits"][..., label_of_class]),
             ("deltas", predictions.deltas, expected["bbox_regression"]),
@@ -81,13 +81,13 @@ def compare(title, source, stem, label_of_class):
             print(f"{title}: {name} in {values.dtype} differ by {error:.1e} of the largest")
             assert error < tolerance
 
-    source.nms_thresh = set_decidable_nms(double, [{"image": image} for image in images])
-    for image, theirs in zip(images, source(as_floats)):
-        found = double([{"image": image, "height": SIZE[0], "width": SIZE[1]}])[0]["instances"]
-        with_area = (theirs["boxes"][:, 2:] > theirs["boxes"][:, :2]).all(dim=1)  # Detectron2 drops the others
-        boxes, scores, labels = (theirs[key][with_area] for key in ("boxes", "scores", "labels"))
-        classes = torch.tensor([label_of_class.index(x) for x in labels.tolist()])
-        compare_detections(title, found, boxes, scores, classes)
+    source.nms_thresh = set_decidable_nms(double, [{"image": image}])
+    (theirs,) = source([as_float])
+    found = double([{"image": image, "height": SIZE[0], "width": SIZE[1]}])[0]["instances"]
+    with_area = (theirs["boxes"][:, 2:] > theirs["boxes"][:, :2]).all(dim=1)  # Detectron2 drops the others
+    boxes, scores, labels = (theirs[key][with_area] for key in ("boxes", "scores", "labels"))
+    classes = torch.tensor([label_of_class.index(x) for x in labels.tolist()])
+    compare_detections(title, found, boxes, scores, classes)
 
 
 def test_resnet50_as_published(tmp_path):

@@ -3,8 +3,6 @@
 import enum
 import logging
 import os
-import subprocess
-import sys
 from collections import OrderedDict, defaultdict, namedtuple
 from pathlib import Path
 
@@ -24,16 +22,10 @@ MOMENTS = (
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory, request):
+def killed(tmp_path_factory, python):
     """Folders that processes left which were killed at the moments."""
     folder = tmp_path_factory.mktemp("killed")
-    result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("killed.py")), str(folder), *MOMENTS],
-        cwd=request.config.rootpath,
-        env={**os.environ, "PYTHONPATH": str(request.config.rootpath)},
-        capture_output=True,
-        text=True,
-    )
+    result = python.run(Path(__file__).with_name("killed.py"), folder, *MOMENTS, PYTHONPATH=python.root)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert len(lines) == 2 * len(MOMENTS) and all(line.endswith(": 9") for line in lines), "each died of SIGKILL"

@@ -1,8 +1,5 @@
 """The commands together: help, names, what is imported, exit status."""
 
-import subprocess
-import sys
-
 import pytest
 
 from retina_plugin.__main__ import main
@@ -34,9 +31,9 @@ def test_a_module_that_cannot_be_imported_is_an_error_in_a_line(capsys):
     assert capsys.readouterr().err.startswith("error: there is no module 'no_such_module' here")
 
 
-def test_nothing_is_imported_before_it_is_called():
+def test_nothing_is_imported_before_it_is_called(python):
     code = "import sys, retina_plugin, retina_plugin.__main__;"
     code += "print(sorted({m.split('.')[1] for m in sys.modules if m.startswith('retina_plugin.')}))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = python.run("-c", code).stdout
     assert not {"engine", "evaluation", "checkpoint", "tools", "diagnostics", "model_zoo"} & set(eval(out))
     assert {"modeling", "losses", "data"} <= set(eval(out))

@@ -1,6 +1,5 @@
 """Modules of projects: given by name or path, recorded in ``IMPORTS``, and found again."""
 
-import subprocess
 import sys
 
 import pytest
@@ -112,10 +111,11 @@ def test_imports_are_no_override_and_functions_must_be_found_again(tmp_path):
     assert "json has the name json. Rename it" in problem(import_modules, [str(other)]).replace("/__init__.py", "")
 
 
-def test_the_function_of_a_script_is_recorded_by_its_path(tmp_path):
+def test_the_function_of_a_script_is_recorded_by_its_path(tmp_path, python):
     script = write(tmp_path / "mine_script.py", KEY.format("MINE_G") + "if __name__ == '__main__':\n    import run\n")
     write(
         tmp_path / "run.py", "import __main__, retina_plugin\nprint(retina_plugin.get_cfg(__main__.add_config).IMPORTS)"
     )
-    out = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True).stdout
-    assert out.strip() == str([str(script)])
+    result = python.run(script)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == str([str(script)])

@@ -1,10 +1,7 @@
 """YAML of configuration files: no code of a file runs, no file hangs, and messages hold none of their content."""
 
 import os
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 import yaml
@@ -185,7 +182,7 @@ def test_what_is_no_config_gets_one_sentence_without_its_content(kind, tmp_path)
         assert "LazyConfig" in line
 
 
-def test_files_that_never_end_are_not_opened(tmp_path):
+def test_files_that_never_end_are_not_opened(tmp_path, python):
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "child.yaml").write_text("_BASE_: pipe.yaml\n")
     (tmp_path / "loop.yaml").symlink_to("loop.yaml")
@@ -201,13 +198,7 @@ def test_files_that_never_end_are_not_opened(tmp_path):
     """)
     names = ["pipe.yaml", "child.yaml", "loop.yaml", "endless.yaml", "."]
     paths = [str(tmp_path / name) for name in names]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *paths],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=Path(__file__).parents[2],
-    )
+    done = python.run("-c", script, *paths, timeout=120)
     lines = done.stdout.splitlines()
     assert len(lines) == len(paths) and done.returncode == 0, done.stdout + done.stderr
     for line, kind in zip(lines, ["named pipe", "named pipe", "circle", "device", "folder"]):

@@ -10,7 +10,6 @@ import pytest
 import torch
 from detectron2.utils.events import get_event_storage
 from torch import distributed as dist
-from torch import multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -304,9 +303,9 @@ def _run_process(rank, folder, seed):
 
 
 @pytest.mark.slow
-def test_one_of_two_processes_is_not_finite(seed, tmp_path):
+def test_one_of_two_processes_is_not_finite(seed, python, tmp_path):
     """All leave the step out, the main process tells, and all stop together."""
-    mp.spawn(_run_process, (str(tmp_path), seed), nprocs=2)
+    python.spawn(_run_process, (str(tmp_path), seed), nprocs=2)
     for rank in range(2):
         state, expected = (torch.load(tmp_path / f"state_{is_spoiled}_{rank}.pth") for is_spoiled in (True, False))
         assert all(torch.equal(state[name], value) for name, value in expected.items())

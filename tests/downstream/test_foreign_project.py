@@ -1,7 +1,6 @@
 """A project of somebody else, installed by pip, trains; its runs are resumed, replayed, checked and drawn."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -43,7 +42,7 @@ SEED: 1
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, python):
     """run(*arguments) -> output of Python in a folder outside of the checkout, with the package installed."""
     folder = tmp_path_factory.mktemp("foreign")
     shutil.copytree(PACKAGE, folder / "source")
@@ -56,9 +55,7 @@ def run(tmp_path_factory):
     environment = {"PYTHONPATH": str(folder / "installed"), "FOREIGN_PROJECT_DATA": str(folder / "data")}
 
     def run(*arguments):
-        command = [sys.executable, *map(str, arguments)]
-        env = {**os.environ, **environment, "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+        done = python.run(*arguments, cwd=folder, CUDA_VISIBLE_DEVICES="", **environment)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 

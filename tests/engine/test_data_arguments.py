@@ -1,8 +1,6 @@
 """Training on COCO files of one's own, from the command line alone, and what later commands find."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -154,12 +152,12 @@ def test_names_of_others_are_theirs():
 
 
 @pytest.mark.slow
-def test_train_resume_evaluate_check_and_visualize_without_code(own, request, forget):
+def test_train_resume_evaluate_check_and_visualize_without_code(own, python, request, forget):
     folder, arguments = own
     root = request.config.rootpath
 
     def run(*words):
-        result = subprocess.run([sys.executable, *map(str, words)], cwd=folder, capture_output=True, text=True)
+        result = python.run(*words, cwd=folder)
         assert result.returncode == 0, result.stderr[-2000:]
         return result.stdout
 

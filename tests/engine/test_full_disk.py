@@ -1,9 +1,6 @@
 """A training whose files may not grow, as on a full disk, ends with a line and keeps its last checkpoint."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -38,14 +35,8 @@ except UserError as error:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("too_large", ["*.pth", "metrics.json", "log.txt"])
-def test_it_ends_without_a_traceback(request, tmp_path, too_large):
-    result = subprocess.run(
-        [sys.executable, "-c", CODE, str(tmp_path), too_large],
-        cwd=request.config.rootpath,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+def test_it_ends_without_a_traceback(python, tmp_path, too_large):
+    result = python.run("-c", CODE, tmp_path, too_large, CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS=1)
     shown = result.stdout + result.stderr
     assert result.returncode == 1 and "Traceback" not in shown and "Logging error" not in shown, shown
     last = result.stderr.splitlines()[-1]

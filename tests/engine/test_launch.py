@@ -6,12 +6,13 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from datetime import timedelta
+from functools import partial
 
 import pytest
+import torch
 
 from retina_plugin import ConfigError, engine
 from retina_plugin.config.imports import import_modules
@@ -23,29 +24,34 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reas
 
 
 @pytest.fixture
-def start(request):
+def start(python):
     """start(*words, launcher, **environment) -> the running job; None removes a variable."""
     started = []
 
     def run(*words, launcher=(), **environment):
-        root = str(request.config.rootpath)
-        variables = {**os.environ, "PYTHONPATH": root, "PYTHONWARNINGS": "ignore", **environment}
-        started.append(
-            subprocess.Popen(
-                [sys.executable, *launcher, "-m", "tests.engine.job", *words],
-                cwd=root,
-                env={name: value for name, value in variables.items() if value is not None},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+        environment = {"PYTHONPATH": python.root, "PYTHONWARNINGS": "ignore", **environment}
+        started.append(python.start(*launcher, "-m", "tests.engine.job", *words, **environment))
         return started[-1]
 
     yield run
     for process in started:
         process.kill()
-        process.communicate()
+
+
+@pytest.fixture
+def forked_ranks(monkeypatch):
+    """Forks ranks, which takes a moment, for tests of how a job ends; spawn starts an interpreter for each of them."""
+
+    def spawn(function, **options):
+        torch.multiprocessing.start_processes(partial(with_default_handlers, function), start_method="fork", **options)
+
+    monkeypatch.setattr(torch.multiprocessing, "spawn", spawn)
+
+
+def with_default_handlers(function, rank, *args):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    function(rank, *args)
 
 
 def launch(end, main=job.main, imports=()):
@@ -81,7 +87,7 @@ def test_two_jobs_on_one_machine_use_free_ports_and_share_the_cores_among_ranks(
         assert re.findall(r"(\d+) threads", output) == [str(threads)] * 2
 
 
-def test_the_traceback_of_the_rank_that_failed_is_the_message(capfd):
+def test_the_traceback_of_the_rank_that_failed_is_the_message(capfd, forked_ranks):
     with pytest.raises(LaunchError) as error:
         launch("fail:0")
     lines = str(error.value).splitlines()
@@ -103,35 +109,35 @@ def test_a_failure_on_one_machine_ends_all_machines(start):
     assert "error: rank 0 of 2 failed:" in ends[0][1]  # since the connection broke
 
 
-def test_a_user_error_arrives_as_itself_and_goes_before_an_exit_code():
+def test_a_user_error_arrives_as_itself_and_goes_before_an_exit_code(forked_ranks):
     with pytest.raises(ConfigError) as error:
         launch("refuse:1")
     assert error.value.problems == ["one thing", "another"]
 
 
-def test_an_exit_with_a_text_is_a_failure():
+def test_an_exit_with_a_text_is_a_failure(forked_ranks):
     with pytest.raises(LaunchError, match="^rank 1 of 2 failed:\n\nnothing to do$"):
         launch("give_up:1")
 
 
-def test_the_exit_code_of_the_ranks_is_that_of_the_job_when_all_have_ended(capfd):
+def test_the_exit_code_of_the_ranks_is_that_of_the_job_when_all_have_ended(capfd, forked_ranks):
     with pytest.raises(SystemExit) as end:
         launch("stop:1")
     assert end.value.code == 75
     assert rank_lines(capfd.readouterr().out) == BOTH
 
 
-def test_a_rank_that_was_killed_is_named():
+def test_a_rank_that_was_killed_is_named(forked_ranks):
     with pytest.raises(LaunchError, match="^rank 1 of 2 was killed by SIGKILL$"):
         launch("die:1")
 
 
-def test_signals_reach_the_ranks_once_and_no_rank_outlives_the_parent(start):
-    parent = start("stay", "--num-gpus", "2")
-    pids = [int(pid) for pid in found_in(parent.stdout, r"pid (\d+) waits", 2)]
+def test_signals_reach_the_ranks_once_and_no_rank_outlives_the_parent(start, tmp_path):
+    parent = start("stay", "--num-gpus", "2", TMPDIR=tmp_path)
+    pids = [int(pid) for pid in found_in(parent, r"pid (\d+) waits", 2)]
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
         parent.send_signal(number)
-        told = found_in(parent.stdout, r"rank (\d got \d+)", 2)
+        told = found_in(parent, r"rank (\d got \d+)", 2)
         assert sorted(told) == [f"{rank} got {int(number)}" for rank in range(2)]
     assert parent.poll() is None
     parent.kill()
@@ -139,11 +145,12 @@ def test_signals_reach_the_ranks_once_and_no_rank_outlives_the_parent(start):
     while any(map(job.runs, pids)):
         assert time.monotonic() < deadline, "a process is left"
         time.sleep(0.05)
+    assert not list(tmp_path.glob("retina_plugin_*"))
 
 
 def test_a_signal_that_the_ranks_do_not_handle_gives_the_exit_code_of_a_shell(start):
     parent = start("wait", "--num-gpus", "2")
-    found_in(parent.stdout, "waits", 2)
+    found_in(parent, "waits", 2)
     parent.send_signal(signal.SIGINT)
     _, errors = parent.communicate(timeout=120)
     assert parent.returncode == 128 + 2 and "error" not in errors
@@ -166,10 +173,10 @@ def children_of(pid):
     return [child for child in children if b"spawn_main" in open(f"/proc/{child}/cmdline", "rb").read()]
 
 
-def found_in(stream, pattern, count):
+def found_in(process, pattern, count):
     found = []
     while len(found) < count:
-        line = stream.readline()
+        line = process.readline()
         assert line, "the job has ended"
         found += re.findall(pattern, line)
     return found

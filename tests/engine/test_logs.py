@@ -2,33 +2,21 @@
 
 import json
 import logging
-import os
 import re
 import shutil
-import subprocess
 import sys
 
 import pytest
 
 from retina_plugin.engine.logs import PrintableFormatter
 
-from .test_train_net import SMALL
+from .test_train_net import CONFIG, SMALL
 
 RED = "\x1b[31m"
 
 
-def train_net(root, *words, datasets=None, **environment):
-    return subprocess.run(
-        [sys.executable, "train_net.py", *map(str, words)],
-        cwd=root,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "DETECTRON2_DATASETS": str(datasets), **environment},
-        capture_output=True,
-        text=True,
-    )
-
-
 @pytest.mark.slow
-def test_ten_lines_are_shown_before_training_and_all_of_them_are_in_the_log(tiny_coco, request, tmp_path):
+def test_ten_lines_are_shown_before_training_and_all_of_them_are_in_the_log(tiny_coco, python, tmp_path):
     """With an image of a name that clears the screen, forges a line of the log, and cannot be read."""
     datasets = tmp_path / "datasets"
     shutil.copytree(tiny_coco, datasets)
@@ -37,8 +25,9 @@ def test_ten_lines_are_shown_before_training_and_all_of_them_are_in_the_log(tiny
     coco["images"][0]["file_name"] = f"\x1b[2J日本\u202e\n[12/01 00:00:00 d2.engine]: {RED}forged\r.jpg"
     json_file.write_text(json.dumps(coco))
     opts = (*SMALL, "SOLVER.MAX_ITER", 8, "LOG_PERIOD", 2, "OUTPUT_DIR", tmp_path / "out", "TEST.EVAL_PERIOD", 0)
-    words = ("--config-file", "configs/Base-RetinaNet.yaml", *opts, "DATASETS.TEST", "()")
-    result = train_net(request.config.rootpath, *words, datasets=datasets, OMP_NUM_THREADS="1")
+    words = (*CONFIG, *opts, "DATASETS.TEST", "()")
+    environment = {"DETECTRON2_DATASETS": datasets, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": 1}
+    result = python.run("train_net.py", *words, **environment)
     assert result.returncode == 0, result.stderr
     start, _, training = result.stdout.partition("Starting training")
     assert len(start.splitlines()) <= 15, start
@@ -62,8 +51,8 @@ def test_ten_lines_are_shown_before_training_and_all_of_them_are_in_the_log(tiny
     assert r"\x1b[2J日本\u202e\n[12/01 00:00:00 d2.engine]:" in log and r"\x1b[2J日本" in result.stdout
 
 
-def test_without_arguments_it_says_what_to_do(request):
-    result = train_net(request.config.rootpath)
+def test_without_arguments_it_says_what_to_do(python, request):
+    result = python.run("train_net.py")
     assert result.returncode == 2 and result.stdout == "" and "Traceback" not in result.stderr
     lines = result.stderr.splitlines()
     (example,) = (line.split() for line in lines if "quick_start" in line)

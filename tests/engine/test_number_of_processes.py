@@ -20,7 +20,6 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from PIL import Image
 from torch import distributed as dist
-from torch import multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from retina_plugin.engine import evaluate
@@ -93,7 +92,7 @@ def work(rank, folder, seed):
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory, request):
+def outcomes(tmp_path_factory, python):
     """Folder of what all groups computed."""
     folder = tmp_path_factory.mktemp("processes")
     seed = int.from_bytes(os.urandom(3), "big")
@@ -104,7 +103,7 @@ def outcomes(tmp_path_factory, request):
     torch.save({"model": model.state_dict()}, folder / "weights.pth")
     for name, count in TEST_SETS.items():
         write_what_the_model_finds(model, folder, name, count)
-    mp.spawn(work, (folder, seed), nprocs=4)
+    python.spawn(work, (folder, seed), nprocs=4)
     return folder
 
 

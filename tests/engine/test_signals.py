@@ -4,8 +4,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,7 +12,7 @@ from detectron2.engine import hooks
 
 from retina_plugin.engine import EXIT_INTERRUPTED, RetinaTrainer, TrainingInterrupted
 
-from .test_train_net import SMALL
+from .test_train_net import CONFIG, SMALL
 from .tiny import tiny_config
 
 DEFAULTS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
@@ -120,19 +118,12 @@ def test_a_handler_of_somebody_else_stays(make_trainer):
 
 
 @pytest.mark.slow
-def test_train_net_ends_with_a_code_of_its_own(tiny_coco, request, tmp_path):
+def test_train_net_ends_with_a_code_of_its_own(tiny_coco, python, tmp_path):
     run = ("SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "1", "OUTPUT_DIR", str(tmp_path))
     opts = (*SMALL, *run, "DATALOADER.NUM_WORKERS", "1")
-    process = subprocess.Popen(
-        [sys.executable, "train_net.py", "--config-file", "configs/Base-RetinaNet.yaml", *opts],
-        cwd=request.config.rootpath,
-        env={**os.environ, "DETECTRON2_DATASETS": str(tiny_coco), "CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    for line in process.stdout:
+    environment = {"DETECTRON2_DATASETS": tiny_coco, "CUDA_VISIBLE_DEVICES": ""}
+    process = python.start("train_net.py", *CONFIG, *opts, new_session=True, **environment)
+    for line in iter(process.readline, ""):
         if "model_0000000.pth" in line:
             os.killpg(process.pid, signal.SIGTERM)  # with the process that reads images
             break

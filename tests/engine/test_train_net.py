@@ -14,30 +14,32 @@ SMALL = (
     *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "DATALOADER.NUM_WORKERS", "0", "SEED", "3"),
     *("SOLVER.IMS_PER_BATCH", "2", "SOLVER.BASE_LR", "0.001", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0"),
 )
+CONFIG = ("--config-file", "configs/Base-RetinaNet.yaml")
 
 
 @pytest.fixture(scope="module")
-def train_net(tiny_coco, request):
+def train_net(tiny_coco, python):
     def run(*arguments, datasets=tiny_coco):
-        result = subprocess.run(
-            [sys.executable, "train_net.py", "--config-file", "configs/Base-RetinaNet.yaml", *map(str, arguments)],
-            cwd=request.config.rootpath,
-            env={**os.environ, "DETECTRON2_DATASETS": str(datasets), "CUDA_VISIBLE_DEVICES": ""},
-            capture_output=True,
-            text=True,
-        )
+        words = ("train_net.py", *CONFIG, *arguments)
+        result = python.run(*words, DETECTRON2_DATASETS=datasets, CUDA_VISIBLE_DEVICES="")
         return result.returncode, result.stdout, result.stderr
 
     return run
 
 
 @pytest.fixture(scope="module")
-def trained(train_net, tmp_path_factory):
-    """Output folder and log of four iterations."""
+def trained(tiny_coco, request, tmp_path_factory):
+    """Output folder and log of four iterations, in an interpreter that starts as that of a user."""
     folder = tmp_path_factory.mktemp("output")
-    code, log, errors = train_net(*SMALL, "SOLVER.MAX_ITER", 4, "OUTPUT_DIR", folder)
-    assert code == 0, errors
-    return folder, log
+    result = subprocess.run(
+        [sys.executable, "train_net.py", *CONFIG, *SMALL, "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", str(folder)],
+        cwd=request.config.rootpath,
+        env={**os.environ, "DETECTRON2_DATASETS": str(tiny_coco), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
 
 
 @pytest.mark.slow

@@ -172,6 +172,7 @@ def blind(model):
 
 
 def sure(model):
+    model.head.cls_score.weight.mul_(0.01)  # of which 0.98, the sigmoid of 4, shows nothing
     model.head.cls_score.bias.fill_(4)
     model.head.bbox_pred.bias.fill_(1e4)
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from retina_plugin.losses import LossNormalizer
 
@@ -21,17 +20,17 @@ def test_positives_of_one_process(mode, count, divisor):
     assert LossNormalizer(mode)(torch.tensor(count)).item() == divisor
 
 
-def _mean_over_processes(rank, init_file, counts, results):
-    dist.init_process_group("gloo", init_method=f"file://{init_file}", rank=rank, world_size=len(counts))
-    results[rank] = LossNormalizer("positives_global")(torch.tensor(counts[rank])).item()
+def _mean_over_processes(rank, folder, counts):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=len(counts))
+    mean = LossNormalizer("positives_global")(torch.tensor(counts[rank])).item()
+    (folder / f"{rank}").write_text(str(mean))
     dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("counts, divisor", [((30, 0), 15.0), ((0, 0), 0.5)])
-def test_positives_global_is_the_mean_over_processes(counts, divisor, tmp_path):
-    results = torch.zeros(2).share_memory_()
-    mp.spawn(_mean_over_processes, (tmp_path / "init", counts, results), nprocs=2)
-    assert results.tolist() == [divisor, divisor]
+def test_positives_global_is_the_mean_over_processes(counts, divisor, tmp_path, python):
+    python.spawn(_mean_over_processes, (tmp_path, counts), nprocs=2)
+    assert [float((tmp_path / f"{rank}").read_text()) for rank in range(2)] == [divisor, divisor]
 
 
 @pytest.mark.parametrize("mode", LossNormalizer.MODES)

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -35,8 +36,10 @@ def models(seed):
 
 
 def detect(model, seed):
+    """Scores, classes and boxes by score, and equal scores, which Detectron2 leaves in any order, by class and box."""
     with torch.no_grad():
         found = copy.deepcopy(model).float().eval()([{"image": make_image(seed, 0, 3)["image"]}])[0]["instances"]
+    found = found[torch.from_numpy(np.lexsort((*found.pred_boxes.tensor.T, found.pred_classes, -found.scores)))]
     return found.scores, found.pred_classes, found.pred_boxes.tensor
 
 

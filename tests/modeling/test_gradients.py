@@ -8,7 +8,6 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 from torch import distributed as dist
-from torch import multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -248,9 +247,9 @@ def _run_process(rank, init_file, seed, results):
 
 
 @pytest.mark.slow
-def test_parts_of_two_processes(model, tmp_path, seed):
+def test_parts_of_two_processes(model, python, tmp_path, seed):
     """Against the same processes without parts, and for positives_global against one process with all images."""
-    mp.spawn(_run_process, (tmp_path / "init", seed, tmp_path), nprocs=2)
+    python.spawn(_run_process, (tmp_path / "init", seed, tmp_path), nprocs=2)
     found = [torch.load(tmp_path / f"{rank}.pth") for rank in range(2)]
     batch = images(seed, BOXES["uneven"], [(64, 64)] * 4)  # processes pad each for itself
     for number, (mode, loss) in enumerate(found[0]):

@@ -14,6 +14,11 @@ from retina_plugin import add_retina_config, merge_config
 from ..deviations import Deviations
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+# A ResNet-50 with a quarter of its channels, for what does not depend on them.
+NARROW = (
+    *("MODEL.RESNETS.STEM_OUT_CHANNELS", "16", "MODEL.RESNETS.WIDTH_PER_GROUP", "16"),
+    *("MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.FPN.OUT_CHANNELS", "64"),
+)
 _DEVIATIONS = Deviations()
 
 
@@ -61,23 +66,30 @@ def make_pair():
 
 @torch.no_grad()
 def _normalize_activations(model):
-    """Give random weights what training would: statistics of the frozen norms, features of unit size."""
+    """Give random weights what training would: statistics of the frozen norms, features of unit size.
+
+    In one pass, in which each layer gets the inputs that it will have.
+    """
 
     def take_statistics(norm, inputs):
         norm.running_mean.copy_(inputs[0].mean(dim=(0, 2, 3)))
         variance = inputs[0].var(dim=(0, 2, 3))
         norm.running_var.copy_(variance.clamp(min=0.1 * variance.mean()))
 
+    def scale(layer, inputs, level):
+        size = level.std()
+        layer.weight.div_(size)
+        return level / size
+
     norms = [m for m in model.modules() if isinstance(m, FrozenBatchNorm2d)]
-    hooks = [norm.register_forward_pre_hook(take_statistics) for norm in norms]
-    images = model.preprocess_image([_random_input(0, 1) for _ in range(4)]).tensor
-    model.backbone(images)
-    for hook in hooks:
-        hook.remove()
     top_block = model.backbone.top_block
     layers = [model.backbone.get_submodule(f"fpn_output{i}") for i in (3, 4, 5)] + [top_block.p6, top_block.p7]
-    for level, layer in zip(("p3", "p4", "p5", "p6", "p7"), layers):
-        layer.weight.div_(model.backbone(images)[level].std())
+    assert not any(layer.bias.any() for layer in layers)
+    hooks = [norm.register_forward_pre_hook(take_statistics) for norm in norms]
+    hooks += [layer.register_forward_hook(scale) for layer in layers]
+    model.backbone(model.preprocess_image([_random_input(0, 1) for _ in range(4)]).tensor)
+    for hook in hooks:
+        hook.remove()
 
 
 @torch.no_grad()

@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 import torch
 
+from .conftest import NARROW
+
 VARIANTS = {
     "default": (),
-    "few candidates": ("MODEL.RETINANET.TOPK_CANDIDATES_TEST", "30"),
+    "few candidates": (*NARROW, "MODEL.RETINANET.TOPK_CANDIDATES_TEST", "30"),
     "all candidates, many detections": (
+        *NARROW,
         *("MODEL.RETINANET.SCORE_THRESH_TEST", "0.0", "MODEL.RETINANET.TOPK_CANDIDATES_TEST", "3000"),
         *("TEST.DETECTIONS_PER_IMAGE", "700", "MODEL.RETINANET.NMS_THRESH_TEST", "0.7"),
     ),
-    "nothing passes": ("MODEL.RETINANET.SCORE_THRESH_TEST", "1.0"),
+    "nothing passes": (*NARROW, "MODEL.RETINANET.SCORE_THRESH_TEST", "1.0"),
 }
 
 

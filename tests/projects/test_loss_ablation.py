@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -15,19 +16,27 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from retina_plugin.config.imports import import_modules
+from retina_plugin.data.datasets import digits
 
 NAMES = ("sparse_digits_train", "sparse_digits_test")
 CONFIG = "projects/LossAblation/configs/ablation.yaml"
 
 
 @pytest.fixture(scope="module")
-def project(request, tmp_path_factory):
-    """The project's modules, with its data set in a folder of the tests."""
+def project(request, tmp_path_factory, python):
+    """The project's modules, with its data set in a folder of the tests. Its trainings start in a moment."""
+
+    def run(command, stdout, env, **_):
+        done = python.run(*command[1:], **env)
+        stdout.write(done.stdout + done.stderr)
+        return done
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RETINA_PLUGIN_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.chdir(request.config.rootpath)
         names = ("ablation", "report", "rows")
         modules = import_modules(f"projects/LossAblation/loss_ablation/{name}.py" for name in names)
+        patch.setattr(modules[0], "subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
         yield SimpleNamespace(**dict(zip(names, modules)))
         for name in [name for name in sys.modules if name.startswith("loss_ablation")]:
             del sys.modules[name]
@@ -36,8 +45,22 @@ def project(request, tmp_path_factory):
             MetadataCatalog.remove(name)
 
 
+@pytest.fixture(scope="module")
+def small_sets(tmp_path_factory):
+    """The data sets of the trainings with few images, in place of those that they would build."""
+    cache = tmp_path_factory.mktemp("small_sets")
+    with pytest.MonkeyPatch.context() as patch:
+        for split in digits.SPLITS.values():
+            patch.setitem(split, "images", 24)
+        for recipe in (digits.DigitsRecipe(), digits.DigitsRecipe(name="sparse_digits", side=192, max_digits=1)):
+            digits.build_digits(cache / f"{recipe.name}_v{digits.RECIPE_VERSION}", recipe)
+    return cache
+
+
 @pytest.fixture
-def args(tmp_path):
+def args(tmp_path, small_sets, monkeypatch):
+    monkeypatch.setenv("RETINA_PLUGIN_CACHE", str(small_sets))
+
     torch.save({"model": {"loss_normalizer.ema": torch.tensor(100.0)}}, tmp_path / "start.pth")
     return argparse.Namespace(output=tmp_path, jobs=1, opts=["SOLVER.MAX_ITER", "2", "INPUT.MIN_SIZE_TEST", "32"])
 
@@ -123,8 +146,9 @@ def test_report(project, tmp_path):
 
 
 @pytest.mark.slow
-def test_all_runs_start_from_the_backbone_alone(project, tmp_path):
-    args = argparse.Namespace(output=tmp_path, jobs=1, opts=["SOLVER.MAX_ITER", "1", "INPUT.MIN_SIZE_TEST", "32"])
+def test_all_runs_start_from_the_backbone_alone(project, args, tmp_path):
+    (tmp_path / "start.pth").unlink()
+    args.opts = ["SOLVER.MAX_ITER", "1", "INPUT.MIN_SIZE_TEST", "32"]
     project.ablation.make_start(args)
     assert "CLS_LOSS: cross_entropy" in (tmp_path / "start" / "config.yaml").read_text()
     trained = torch.load(tmp_path / "start" / "model_final.pth", weights_only=True)["model"]

@@ -3,9 +3,6 @@
 import itertools
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -229,15 +226,10 @@ def test_collects_what_the_loss_counts_and_nothing_else(project, make_training, 
 
 
 @pytest.mark.slow
-def test_the_command_writes_figure_and_report_and_prints_the_table(make_training, datasets, request):
+def test_the_command_writes_figure_and_report_and_prints_the_table(make_training, datasets, python):
     folder, _, _ = make_training()
-    result = subprocess.run(
-        [sys.executable, f"{FOLDER}/plot.py", str(folder), "--samples", "2000", "--seed", "7"],
-        cwd=request.config.rootpath,
-        env={**os.environ, "DETECTRON2_DATASETS": str(datasets), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-    )
+    words = (f"{FOLDER}/plot.py", folder, "--samples", 2000, "--seed", 7)
+    result = python.run(*words, DETECTRON2_DATASETS=datasets, CUDA_VISIBLE_DEVICES="")
     assert result.returncode == 0, result.stderr
     path = folder / "loss_distribution" / "loss_distribution.json"
     report = json.loads(path.read_text())

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections import defaultdict
 
@@ -62,12 +61,6 @@ def few_images(monkeypatch):
 
 def read_folder(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def run_python(code, cache, check=True):
-    environment = {**os.environ, "RETINA_PLUGIN_CACHE": str(cache)}
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, env=environment, check=check, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("name, images", [(NAMES[0], 800), (NAMES[1], 200)])
@@ -198,13 +191,14 @@ def test_a_set_that_is_there_is_not_built_again(tmp_path, few_images):
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
 
 
-def test_registering_imports_no_scikit_learn_and_writes_nothing(tmp_path):
+def test_registering_imports_no_scikit_learn_and_writes_nothing(tmp_path, python):
     code = "import sys, retina_plugin.data; print('sklearn' in sys.modules)"
-    assert run_python(code, tmp_path / "cache").stdout.strip() == "False"
+    result = python.run("-c", code, RETINA_PLUGIN_CACHE=tmp_path / "cache")
+    assert result.stdout.strip() == "False", result.stderr
     assert not (tmp_path / "cache").exists()
 
 
-def test_the_configuration_passes_the_checks_before_the_set_is_built(tmp_path, request):
+def test_the_configuration_passes_the_checks_before_the_set_is_built(tmp_path, python, request):
     code = (
         "import retina_plugin\n"
         "from detectron2.config import get_cfg\n"
@@ -213,11 +207,12 @@ def test_the_configuration_passes_the_checks_before_the_set_is_built(tmp_path, r
         f"retina_plugin.merge_config(cfg, {str(request.config.rootpath / 'configs' / 'digits.yaml')!r})\n"
         "retina_plugin.check_config(cfg)\n"
     )
-    run_python(code, tmp_path / "cache")
+    result = python.run("-c", code, RETINA_PLUGIN_CACHE=tmp_path / "cache")
+    assert result.returncode == 0, result.stderr
     assert not (tmp_path / "cache").exists()
 
 
-def test_processes_that_build_at_once_end_with_one_whole_set(tmp_path, few_images):
+def test_processes_that_build_at_once_end_with_one_whole_set(tmp_path, few_images, python):
     code = (
         "import retina_plugin, os, time\n"
         "from retina_plugin.data.datasets import digits\n"
@@ -233,7 +228,7 @@ def test_processes_that_build_at_once_end_with_one_whole_set(tmp_path, few_image
         f"digits.build_digits({str(tmp_path / 'sets' / 'set')!r}, digits.DigitsRecipe())\n"
     )
     (tmp_path / "started").mkdir()
-    processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
+    processes = [python.start("-c", code) for _ in range(3)]
     assert [p.wait(timeout=120) for p in processes] == [0, 0, 0]
     assert [p.name for p in (tmp_path / "sets").iterdir()] == ["set"]
     digits.build_digits(tmp_path / "alone", digits.DigitsRecipe())
@@ -254,7 +249,7 @@ def test_a_build_that_fails_leaves_nothing(tmp_path, few_images, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_build_that_is_killed_is_not_taken_for_a_set(tmp_path, few_images):
+def test_a_build_that_is_killed_is_not_taken_for_a_set(tmp_path, few_images, python):
     root = tmp_path / "set"
     code = (
         "import retina_plugin, os, signal\n"
@@ -267,7 +262,7 @@ def test_a_build_that_is_killed_is_not_taken_for_a_set(tmp_path, few_images):
         "digits._write_split = kill\n"
         f"digits.build_digits({str(root)!r}, digits.DigitsRecipe())\n"
     )
-    assert run_python(code, tmp_path, check=False).returncode == -signal.SIGKILL
+    assert python.run("-c", code, RETINA_PLUGIN_CACHE=tmp_path).returncode == -signal.SIGKILL
     assert not root.exists() and len(list(tmp_path.rglob("*.png"))) == 2
     digits.build_digits(root, digits.DigitsRecipe())
     assert len(list(root.rglob("*.png"))) == 6

@@ -13,7 +13,6 @@ from detectron2.data.datasets import register_coco_instances  # isort: skip
 from detectron2.modeling import build_model  # isort: skip
 from detectron2.utils import comm  # isort: skip
 from torch import distributed as dist  # isort: skip
-from torch import multiprocessing as mp  # isort: skip
 
 from retina_plugin import ConfigError
 from retina_plugin.engine.hooks.validation_loss import ValidationLoss
@@ -56,12 +55,12 @@ def job(rank, folder, config):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one_and_end_together(pets, config):
+def test_two_processes_give_the_losses_of_one_and_end_together(pets, config, python):
     model = build_model(small_cfg(config, pets / "output"))
     torch.nn.init.normal_(model.head.cls_score.weight, std=0.1)
     torch.save(copy.deepcopy(model.state_dict()), pets / "model.pth")
     expected = validate(pets, config)
-    mp.spawn(job, (str(pets), config), nprocs=2)
+    python.spawn(job, (str(pets), config), nprocs=2)
     results = [json.loads((pets / f"{rank}.json").read_text()) for rank in range(2)]
     assert [losses for losses, *_ in results] == [expected, {}]  # to the last bit, on the main process
     for _, ended, iteration, best, again_ended, again_steps, message in results:

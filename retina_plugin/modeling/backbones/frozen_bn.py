@@ -25,8 +25,8 @@ def fold_frozen_bn(module: nn.Module) -> int:
     for conv in convs:
         # A new module would not replace the convolution in the plain lists that FPN keeps besides its children.
         conv.__class__ = FrozenBNConv2d
-    others = [m.fold_frozen_bn() for m in module.modules() if hasattr(m, "fold_frozen_bn")]
-    return len(convs) + sum(others)
+    others = [getattr(m, "fold_frozen_bn", None) for m in module.modules()]
+    return len(convs) + sum(fold() for fold in others if fold is not None)
 
 
 class FrozenBNConv2d(Conv2d):
@@ -43,7 +43,7 @@ class FrozenBNConv2d(Conv2d):
         return x
 
 
-def convolve_and_normalize(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
+def convolve_and_normalize(x: Tensor, conv: nn.Conv2d, norm: Any) -> Tensor:
     """Compute a convolution and the frozen norm behind it as one convolution.
 
     Args:

@@ -19,7 +19,7 @@ from retina_plugin.modeling.backbones.frozen_bn import convolve_and_normalize
 class FoldedConv2d(nn.Conv2d):
     """Computes a convolution and its frozen norm, without the norm's activation, equal up to rounding."""
 
-    norm_of: tuple[nn.Module]  # in a tuple, which keeps the norm from being a child under a second name
+    norm_of: tuple[Any]  # in a tuple, which keeps the norm from being a child under a second name
 
     def forward(self, x: Tensor) -> Tensor:
         return convolve_and_normalize(x, self, self.norm_of[0])
@@ -29,7 +29,7 @@ class FoldedConv2dSame(FoldedConv2d):
     """Computes the same after TensorFlow's padding."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(pad_same(x, self.weight.shape[-2:], self.stride, self.dilation))
+        return super().forward(pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation)))
 
 
 class FoldedNorm(FrozenBatchNorm2d):

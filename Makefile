@@ -1,5 +1,5 @@
 # Needs Python >= 3.10, make and the package index.
-#   make quickstart   set up, train on images of digits, evaluate, draw what was found
+#   make quickstart   set up, fine-tune on photographs of trees, evaluate, draw what was found
 #   make test         set up, lint, check types, run all tests
 #   make test-fast    the same without the tests that are marked slow
 PYTHON ?= python3

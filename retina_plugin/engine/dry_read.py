@@ -4,7 +4,6 @@ import logging
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
 
 from retina_plugin.config.checks import builds_focal_retinanet
 from retina_plugin.core.errors import ConfigError
@@ -12,6 +11,7 @@ from retina_plugin.core.files import refuse_special_file
 from retina_plugin.core.rng import seeded
 from retina_plugin.core.text import describe_error
 from retina_plugin.data.reading import UNREADABLE, file_name_of
+from retina_plugin.data.tiles import build_train_mapper
 from retina_plugin.modeling.ground_truth import check_ground_truth
 
 
@@ -21,7 +21,7 @@ def dry_read(cfg: CfgNode, images: Any) -> None:
     Images that cannot be read are left to the training, which replaces them.
 
     Args:
-        cfg: the configuration, for Detectron2's ``DatasetMapper``.
+        cfg: the configuration, for Detectron2's ``DatasetMapper`` or that of tiles.
         images: dataset dicts by index.
 
     Raises:
@@ -30,7 +30,7 @@ def dry_read(cfg: CfgNode, images: Any) -> None:
     logger = logging.getLogger("detectron2.data.dataset_mapper")
     logger.addFilter(_nothing)  # the mapper of the training says the same
     try:
-        mapper = DatasetMapper(cfg, True)
+        mapper = build_train_mapper(cfg)
     finally:
         logger.removeFilter(_nothing)
     for index in sorted({0, len(images) // 2, len(images) - 1}):

@@ -1,7 +1,9 @@
 """Divides large images into overlapping tiles."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+import numpy as np
 
 Rectangle = tuple[float, float, float, float]  # XYXY
 
@@ -30,6 +32,19 @@ class Tile(NamedTuple):
         """The part of the tile that its neighbors do not reach, XYXY; without end where there is no neighbor."""
         left, top, right, bottom = self.core
         return 2 * left - self.x0, 2 * top - self.y0, 2 * right - self.x1, 2 * bottom - self.y1
+
+
+class Windows(Protocol):
+    """An image whose pixels can be read by rectangles."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        ...
+
+    def read(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+        """Return the pixels (y1 - y0, x1 - x0, C) of a rectangle."""
+        ...
 
 
 def make_tiles(height: int, width: int, size: int, overlap: int) -> list[Tile]:

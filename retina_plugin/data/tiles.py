@@ -24,10 +24,9 @@ from torch.utils.data import Dataset
 
 from retina_plugin.core.errors import ConfigError
 from retina_plugin.core.text import describe_error
-from retina_plugin.core.tiles import make_tiles
+from retina_plugin.core.tiles import Windows, make_tiles
 from retina_plugin.data.reading import explain_unreadable
 from retina_plugin.data.windows import open_windows
-from retina_plugin.modeling.inference.tiled import Windows
 
 Record = dict[str, Any]
 

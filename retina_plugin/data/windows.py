@@ -24,8 +24,8 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from retina_plugin.core.files import refuse_special_file
+from retina_plugin.core.tiles import Windows
 from retina_plugin.data.png_rows import PngRows
-from retina_plugin.modeling.inference.tiled import Windows
 
 WHOLE, MOST = 2**25, 2**30  # pixels
 _ORIENTATION = 274  # EXIF tag; 0 and 1 turn nothing

@@ -5,7 +5,7 @@ rule (:func:`.merge.merge_tiles`). Only ``TEST.TILE.BATCH`` tiles are in the mod
 are read window by window: memory does not grow with the image, as far as its file can be read so.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,21 +16,8 @@ from detectron2.structures import Instances
 from torch import nn
 
 from retina_plugin.core.errors import ConfigError
-from retina_plugin.core.tiles import Tile, make_tiles
+from retina_plugin.core.tiles import Tile, Windows, make_tiles
 from retina_plugin.modeling.inference.merge import merge_tiles
-
-
-class Windows(Protocol):
-    """An image whose pixels can be read by rectangles."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width of the image."""
-        ...
-
-    def read(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-        """Return the pixels (y1 - y0, x1 - x0, C) of a rectangle."""
-        ...
 
 
 class TiledInference(nn.Module):

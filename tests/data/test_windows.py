@@ -130,16 +130,13 @@ def test_files_that_are_cut_off(tmp_path, seed, name):
 
 
 def test_a_png_that_is_damaged_inside(tmp_path, seed):
-    """Its error names the image, though the evaluation has begun."""
+    """Its error names the image, though no mapper is at work."""
     rng = np.random.default_rng(seed)
     path = tmp_path / "image.png"
     make_image(rng).save(path)
-    data = bytearray(path.read_bytes())
-    start = data.index(b"IDAT") + 2000
-    data[start : start + 200] = bytes(rng.integers(0, 256, 200, dtype=np.uint8))
-    path.write_bytes(data)
+    data = path.read_bytes()
+    start = data.index(b"IDAT") + 4
+    path.write_bytes(data[:start] + b"no zlib stream" + data[start + 14 :])
     opened = WindowsMapper("BGR")({"file_name": str(path), "image_id": 1})["windows"]
     with pytest.raises(FileError, match=r"image.png cannot be read \(.*an evaluation needs every image"):
-        for _ in range(2):
-            opened.read(0, 0, *opened.shape[::-1])
-            pytest.skip("the damage is not seen: Pillow would not, either")
+        opened.read(0, 0, *opened.shape[::-1])

@@ -14,14 +14,13 @@ from retina_plugin.data.tiles import WindowsMapper
 from retina_plugin.data.windows import ArrayWindows
 from retina_plugin.modeling.inference.merge import merge_tiles
 from retina_plugin.modeling.inference.tiled import TiledInference
-
 from tests.checkpoint.conftest import small_config, small_model
 
 
 class Oracle(nn.Module):
     """Finds every object of which a tile shows a part: its box, clipped to the tile, with any score.
 
-    A pixel of its image is its own place, (y, x). ``shift`` moves the boxes of each tile by up to so much of their sides.
+    A pixel of its image is its own place, (y, x). In each tile, boxes are moved by up to ``shift`` of their sides.
     """
 
     def __init__(self, boxes, classes, seed, shift=0.0):

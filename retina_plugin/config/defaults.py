@@ -69,6 +69,10 @@ def add_retina_config(cfg: CfgNode) -> None:
     # Steps that are not finite are not applied, and end training if there are more in 1000 iterations; 0: the first
     # one does, as in Detectron2. Overflows of fp16 do not count.
     cfg.SOLVER.MAX_NONFINITE_STEPS = 10
+    # Images with a side longer than SIZE pixels are trained on, or evaluated, in tiles of SIZE pixels a side that
+    # overlap by OVERLAP or more pixels; 0: whole. Tiles are resized as images are. BATCH: tiles in the model at a time.
+    cfg.INPUT.TILE = CfgNode({"SIZE": 0, "OVERLAP": 100})
+    cfg.TEST.TILE = CfgNode({"SIZE": 0, "OVERLAP": 100, "BATCH": 1})
     # Iterations between validation losses on DATASETS.TEST; 0: never.
     cfg.TEST.VAL_LOSS_PERIOD = 0
     # Metric of model_best.pth: "bbox/AP", "SET/bbox/AP" (of several sets), "validation/total_loss"; "": none. The best

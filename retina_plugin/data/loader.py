@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, build_detection_train_loader
+from detectron2.data import build_detection_train_loader
 from detectron2.data.common import ToIterableDataset
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from retina_plugin.core.errors import TrainingDataError
 from retina_plugin.data.reading import Report, SkipUnreadableDataset, UnreadableImages
+from retina_plugin.data.tiles import build_train_mapper, tiled_arguments
 from retina_plugin.data.workers import ignore_signals
 
 # What Detectron2's samplers draw when they are made: the seed of their order and, one of them, its subset.
@@ -37,15 +38,21 @@ def build_resumable_train_loader(cfg: CfgNode, mapper: Callable[[dict], Any] | N
 
     Args:
         cfg: a configuration with the plugin's keys.
-        mapper: makes a training example of a dataset dict; by default ``DatasetMapper(cfg, is_train=True)``.
+        mapper: makes a training example of a dataset dict; by default ``DatasetMapper(cfg, is_train=True)``. With
+            ``INPUT.TILE.SIZE``, its augmentations are those of tiles, so that it must be a ``DatasetMapper``.
 
     Returns:
         A ``ResumableTrainLoader``; for a registered data set without indices (an ``IterableDataset``), which has no
         positions either, Detectron2's own loader.
+
+    Raises:
+        ConfigError: the images cannot be cut into tiles as ``INPUT.TILE.SIZE`` asks.
     """
-    mapper = mapper or DatasetMapper(cfg, True)
+    mapper = build_train_mapper(cfg, mapper)
     # Detectron2 reads the data sets, filters and serializes them, and makes the sampler, which draws its seed.
-    loader = build_detection_train_loader(cfg, mapper=_unchanged, aspect_ratio_grouping=False, num_workers=0)
+    loader = build_detection_train_loader(
+        cfg, mapper=_unchanged, aspect_ratio_grouping=False, num_workers=0, **tiled_arguments(cfg)
+    )
     if not isinstance(loader.dataset, ToIterableDataset):
         return build_detection_train_loader(cfg, mapper=mapper)
     sampler = loader.dataset.sampler

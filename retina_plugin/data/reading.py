@@ -1,5 +1,6 @@
 """Reads training images, replaces those that cannot be read, and counts them."""
 
+import contextlib
 import logging
 import struct
 import zlib
@@ -90,13 +91,20 @@ class EvaluationMapper:
             FileError: the image cannot be read.
         """
         name = file_name_of(image)
-        try:
+        with explain_unreadable(name):
             refuse_special_file(name)
             return self._mapper(image)
-        except UNREADABLE as error:
-            raise FileError(
-                f"{one_line(name)} cannot be read ({_reason(error)}), and an evaluation needs every image"
-            ) from error
+
+
+@contextlib.contextmanager
+def explain_unreadable(name: str) -> Iterator[None]:
+    """Raise ``FileError`` for what reading an image of an evaluation raises."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise FileError(
+            f"{one_line(name)} cannot be read ({_reason(error)}), and an evaluation needs every image"
+        ) from error
 
 
 class UnreadableImages:

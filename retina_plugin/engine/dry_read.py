@@ -10,6 +10,7 @@ from retina_plugin.core.files import refuse_special_file
 from retina_plugin.core.rng import seeded
 from retina_plugin.core.text import describe_error
 from retina_plugin.data.reading import UNREADABLE, file_name_of
+from retina_plugin.data.tiles import build_train_mapper
 from retina_plugin.data.training_boxes import build_mapper_quietly
 from retina_plugin.modeling.ground_truth import check_ground_truth
 
@@ -20,13 +21,13 @@ def dry_read(cfg: CfgNode, images: Any) -> None:
     Images that cannot be read are left to the training, which replaces them.
 
     Args:
-        cfg: the configuration, for Detectron2's ``DatasetMapper``.
+        cfg: the configuration, for Detectron2's ``DatasetMapper`` or that of tiles.
         images: dataset dicts by index.
 
     Raises:
         ConfigError: an example cannot be made, or the model cannot take it.
     """
-    mapper = build_mapper_quietly(cfg)
+    mapper = build_train_mapper(cfg, build_mapper_quietly(cfg))
     for index in sorted({0, len(images) // 2, len(images) - 1}):
         record = images[index]
         name = file_name_of(record)

@@ -90,6 +90,7 @@ def check_config(
         *checks.value_problems(cfg, rows, replaced),
         *checks.model_problems(cfg),
         *(() if eval_only else checks.rcnn_key_problems(cfg)),
+        *checks.tile_problems(cfg, eval_only),
         *checks.output_dir_problems(cfg),
         *checks.process_problems(cfg, num_gpus, num_machines, eval_only),
         *checks.precision_problems(cfg, eval_only),

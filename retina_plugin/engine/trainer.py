@@ -37,6 +37,7 @@ from retina_plugin.data.dataset_checks import check_class_count
 from retina_plugin.data.loader import ResumableTrainLoader, build_resumable_train_loader
 from retina_plugin.data.loading import explain_loading
 from retina_plugin.data.reading import EvaluationMapper
+from retina_plugin.data.tiles import WindowsMapper
 from retina_plugin.diagnostics.zero_ap import explain_zero_ap
 from retina_plugin.engine import resume as resuming
 from retina_plugin.engine import signals
@@ -52,6 +53,7 @@ from retina_plugin.engine.step import TrainingStep
 from retina_plugin.engine.summary import start_summary
 from retina_plugin.engine.writers import MetricsWriter, PeriodicWriter, ProgressPrinter
 from retina_plugin.evaluation import build_evaluator
+from retina_plugin.modeling.inference.tiled import TiledInference
 
 _WHAT_NEXT = "Checkpoints that were complete stay as they are: --resume goes on from the last one"
 
@@ -132,8 +134,11 @@ class RetinaTrainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
         with explain_loading("DATASETS.TEST", [dataset_name]):
-            mapper = EvaluationMapper(DatasetMapper(cfg, is_train=False))
-            loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+            if cfg.TEST.TILE.SIZE:  # an image is decoded when its tiles are due, and never sent between processes
+                mapper, more = WindowsMapper(cfg.INPUT.FORMAT), {"num_workers": 0}
+            else:
+                mapper, more = DatasetMapper(cfg, is_train=False), {}
+            loader = build_detection_test_loader(cfg, dataset_name, mapper=EvaluationMapper(mapper), **more)
         check_class_count(cfg, dataset_name)
         return signals.InterruptibleLoader(loader)
 
@@ -148,6 +153,8 @@ class RetinaTrainer(DefaultTrainer):
         if evaluators is None and not overrides(cls, "build_evaluator", RetinaTrainer):
             explain = partial(explain_zero_ap, cfg, getattr(model, "module", model))
             evaluators = [build_evaluator(cfg, name, explain) for name in cfg.DATASETS.TEST]
+        if cfg.TEST.TILE.SIZE:
+            model = TiledInference(cfg, getattr(model, "module", model))
         return super().test(cfg, model, evaluators)
 
     def resume_or_load(self, resume: bool = True) -> None:

@@ -448,6 +448,23 @@ def test_ways_to_watch_a_training_that_cannot_work(opts, message):
         check_config(make_cfg(*opts), eval_only=True)  # which does not train
 
 
+def test_tiles_that_cannot_be():
+    tiles = ("TEST.TILE.SIZE", 400, "TEST.TILE.OVERLAP", 399, "INPUT.TILE.SIZE", 400, "INPUT.TILE.OVERLAP", 0)
+    check_config(make_cfg(*tiles))
+    check_config(make_cfg("TEST.TILE.SIZE", 400, "MODEL.META_ARCHITECTURE", "RetinaNet"))
+    check_config(make_cfg("TEST.TILE.OVERLAP", 5000))  # of no tiles
+    (line,) = problems("TEST.TILE.SIZE", 400, "TEST.TILE.OVERLAP", 400)
+    assert line.startswith("TEST.TILE.OVERLAP is 400, but tiles of TEST.TILE.SIZE 400 can share less")
+    (line,) = problems("INPUT.TILE.SIZE", 100)
+    assert line.startswith("INPUT.TILE.OVERLAP is 100, but tiles of INPUT.TILE.SIZE 100 can share less")
+    check_config(make_cfg("INPUT.TILE.SIZE", 100), eval_only=True)
+    (line,) = problems("TEST.TILE.SIZE", 400, "MODEL.META_ARCHITECTURE", "SemanticSegmentor")
+    assert "merged for the boxes of a RetinaNet, not for what SemanticSegmentor finds" in line
+    masks = ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.MASK_ON", True)
+    (line,) = problems(*masks, "INPUT.TILE.SIZE", 400)
+    assert line.startswith("INPUT.TILE.SIZE is 400, but MODEL.MASK_ON is True")
+
+
 def test_a_validation_loss_on_a_set_without_annotations(tmp_path):
     (tmp_path / "set.json").write_text('{"images": [{"id": 1}], "categories": []}')
     (line,) = problems(*LOSSES)

@@ -29,6 +29,7 @@ IMAGES, CLASSES, SIZE = 8, 3, 64
 EMPTY = "a rank without boxes"
 COUNTS = {"boxes": (3, 1, 0, 5, 2, 4, 1, 1), EMPTY: (0, 0, 0, 0, 2, 4, 0, 3), "no boxes": (0,) * IMAGES}
 CASES = [*(("focal", counts) for counts in COUNTS), ("cross_entropy", EMPTY), ("focal_star", EMPTY), ("ohem", EMPTY)]
+TILES = {"whole": 0, "tiles": 40}  # TEST.TILE.SIZE of the evaluations
 TEST_SETS = {"seven_images": 7, "three_images": 3}  # neither divisible by 2 or 4; the fourth process may have none
 
 
@@ -81,11 +82,13 @@ def work(rank, folder, seed):
             dist.init_process_group("gloo", init_method=init, rank=me, world_size=world_size)
         found = {(loss, case): gradients(folder, seed, loss, COUNTS[case], me, world_size) for loss, case in CASES}
         torch.save(found, folder / f"gradients_{world_size}_{me}.pth")
-        cfg = make_cfg(folder)
-        cfg.OUTPUT_DIR = str(folder / f"evaluation_{world_size}")
-        results = evaluate(cfg)
-        if me == 0:
-            (folder / f"results_{world_size}.json").write_text(json.dumps(results, sort_keys=True))
+        for kind, size in TILES.items():
+            cfg = make_cfg(folder)
+            cfg.TEST.TILE.SIZE, cfg.TEST.TILE.OVERLAP = size, 12
+            cfg.OUTPUT_DIR = str(folder / f"{kind}_{world_size}")
+            results = evaluate(cfg)
+            if me == 0:
+                (folder / f"{kind}_{world_size}.json").write_text(json.dumps(results, sort_keys=True))
         if world_size > 1:
             dist.destroy_process_group()
             comm._get_global_gloo_group.cache_clear()  # made for one group a process
@@ -145,13 +148,14 @@ def test_gradients_are_those_of_one_process_with_all_images(outcomes, loss, case
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", TILES)
 @pytest.mark.parametrize("test_set", TEST_SETS)
-def test_evaluation_is_that_of_one_process(outcomes, test_set):
-    expected = json.loads((outcomes / "results_1.json").read_text())[test_set]["bbox"]
+def test_evaluation_is_that_of_one_process(outcomes, test_set, kind):
+    expected = json.loads((outcomes / f"{kind}_1.json").read_text())[test_set]["bbox"]
     assert 0 < expected["AP"] < 100
     predictions = Path("inference", test_set, "coco_instances_results.json")
     for world_size in (2, 4):
-        ours = json.loads((outcomes / f"results_{world_size}.json").read_text())[test_set]["bbox"]
+        ours = json.loads((outcomes / f"{kind}_{world_size}.json").read_text())[test_set]["bbox"]
         np.testing.assert_equal(ours, expected)  # to the last bit, and nan where it is nan
-        written = [(outcomes / f"evaluation_{n}" / predictions).read_bytes() for n in (1, world_size)]
+        written = [(outcomes / f"{kind}_{n}" / predictions).read_bytes() for n in (1, world_size)]
         assert written[0] == written[1] and len(json.loads(written[0])) > TEST_SETS[test_set]

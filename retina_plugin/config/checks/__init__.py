@@ -14,6 +14,7 @@ from retina_plugin.config.checks.model import builds_focal_retinanet, model_prob
 from retina_plugin.config.checks.monitoring import monitoring_problems
 from retina_plugin.config.checks.output_dir import output_dir_problems
 from retina_plugin.config.checks.rules import require_values, value_problems
+from retina_plugin.config.checks.tiles import tile_problems
 from retina_plugin.config.checks.training import precision_problems, process_problems, step_problems
 from retina_plugin.config.defaults import require_retina_config
 from retina_plugin.core.errors import ConfigError
@@ -30,6 +31,7 @@ __all__ = [
     "rcnn_key_problems",
     "require_values",
     "step_problems",
+    "tile_problems",
     "value_problems",
     "values",
 ]

@@ -119,6 +119,8 @@ def _is_deform(value: Any) -> bool:
 _CHANNELS = integer("a number of channels", 1)
 _ANCHORS = Rule(_is_anchor_list, "but it is a list of finite numbers > 0 for each level, or one for all")
 _STAGES = ("stem", "res2", "res3", "res4", "res5")
+_TILE_SIZE = integer("the side of a tile in pixels of the image, or 0 for whole images")
+_TILE_OVERLAP = integer("pixels of the image that neighboring tiles share")
 _SCALE = list_of(lambda side: is_number(side) and side >= 0, "a list of sides in pixels, 0 for as it is: at least one")
 
 MODEL: list[Row] = [
@@ -164,6 +166,9 @@ JOB: list[Row] = [
         "Pillow with three channels or more.", ("BGR", "RGB", "YUV-BT.601")), read_by="build_train_loader"),
     Row("INPUT.MIN_SIZE_TEST", integer("the shorter side in pixels, or 0 for as it is")),
     Row("INPUT.MAX_SIZE_TEST", integer("the longer side in pixels", 1)),
+    Row("TEST.TILE.SIZE", _TILE_SIZE),
+    Row("TEST.TILE.OVERLAP", _TILE_OVERLAP),
+    Row("TEST.TILE.BATCH", integer("a number of tiles", 1)),
     Row("DATALOADER.NUM_WORKERS", integer("a number of processes, or 0 to read in this one")),
     Row("TEST.EXPECTED_RESULTS", Rule(lambda v: not v or is_list(v, _is_expected_result),
         "but it is a list of [task, metric, value, tolerance], as in [['bbox', 'AP', 38.5, 0.2]]")),
@@ -204,6 +209,8 @@ TRAINING: list[Row] = [
     Row("INPUT.MIN_SIZE_TRAIN_SAMPLING", one_of("choice", "range"), read_by="build_train_loader"),
     Row("INPUT.MAX_SIZE_TRAIN", integer("the longer side in pixels", 1)),
     Row("INPUT.RANDOM_FLIP", one_of("none", "horizontal", "vertical"), read_by="build_train_loader"),
+    Row("INPUT.TILE.SIZE", _TILE_SIZE),
+    Row("INPUT.TILE.OVERLAP", _TILE_OVERLAP),
     Row("INPUT.CROP.TYPE", one_of("relative_range", "relative", "absolute", "absolute_range"), _has_crop,
         read_by="build_train_loader"),
     Row("INPUT.CROP.SIZE", Rule(lambda v: is_list(v, lambda s: is_positive(s) and s <= 1) and len(v) == 2,

@@ -15,9 +15,10 @@ registered             pixels                                                   
 ``trees_other``        the two small photographs                                     2 images
 =====================  ============================================================  ==============================
 
-No test pixel lies within 400 pixels, one tile, of a training pixel. A box that the edge of an image cuts is clipped; if
-less than half of its area is inside, it is marked as a crowd, which training leaves out and evaluation ignores. All
-boxes have the class Tree ("Alive" and "Dead" in one of the small photographs).
+No test pixel lies within 400 pixels, one tile, of a training pixel. A box that the edge of an image cuts is clipped as
+``INPUT.TILE`` does (:func:`retina_plugin.data.tiles.cut_boxes`); what is no object then is marked as a crowd, which
+training leaves out and evaluation ignores. All boxes have the class Tree ("Alive" and "Dead" in one of the small
+photographs).
 
 The set is built when a part is first loaded, in ``$RETINA_PLUGIN_CACHE`` (default ``~/.cache/retina_plugin``).
 """
@@ -37,6 +38,7 @@ from PIL import Image
 
 from retina_plugin.core.errors import UserError
 from retina_plugin.data.datasets.cache import build_once, cache_folder, register_parts
+from retina_plugin.data.tiles import MIN_VISIBLE, cut_boxes
 
 WHEEL = "deepforest-2.1.0-py3-none-any.whl"
 WHEEL_SHA256 = "8c2798d8e9be7f0004b194fe207b76c1d9fff6e711b3db67b9508dcd5d00ae54"
@@ -48,7 +50,6 @@ _LARGE, _SECOND = "2019_YELL_2_528000_4978000_image_crop2.png", "2019_YELL_2_541
 _SMALL = ("OSBS_029.png", "SOAP_061.png")
 _NUM_BOXES = {_LARGE: 574, _SECOND: 279, "OSBS_029.png": 61, "SOAP_061.png": 37}
 _TRAIN_END, _TEST_START = 1499, 1899
-_MIN_VISIBLE = 0.5  # of a box's area, to count as an object
 
 
 class Region(NamedTuple):
@@ -81,25 +82,6 @@ def _divide(region: Region) -> Iterator[Region]:
     for top, bottom in zip(ys, ys[1:]):
         for left, right in zip(xs, xs[1:]):
             yield Region(photo, int(left), int(top), int(right), int(bottom))
-
-
-def cut_boxes(boxes: np.ndarray, region: Region) -> tuple[np.ndarray, np.ndarray]:
-    """Cut boxes of a photograph for an image of a part of it.
-
-    Args:
-        boxes: (G, 4), XYXY in pixels of the photograph.
-
-    Returns:
-        (n, 4) boxes that lie in the region at least in part, clipped, XYXY in pixels of the image; (n,) the share of
-        the area of each that is inside.
-    """
-    corner = np.array([region.x0, region.y0] * 2)
-    size = np.array([region.x1 - region.x0, region.y1 - region.y0] * 2)
-    clipped = np.clip(boxes - corner, 0, size)
-    width, height = (clipped[:, 2:] - clipped[:, :2]).T
-    whole = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    inside = width * height > 0
-    return clipped[inside], (width * height / whole)[inside]
 
 
 def find_wheel() -> Path:
@@ -157,10 +139,10 @@ def _write(folder: Path) -> None:
             Image.fromarray(pixels[region.y0 : region.y1, region.x0 : region.x1]).save(folder / split / name)
             width, height = region.x1 - region.x0, region.y1 - region.y0
             images.append({"id": len(images) + 1, "file_name": name, "width": width, "height": height})
-            for (x0, y0, x1, y1), share in zip(*cut_boxes(all_boxes, region)):
+            for (x0, y0, x1, y1), share in zip(*cut_boxes(all_boxes, region[1:])[1:]):
                 box = [float(value) for value in (x0, y0, x1 - x0, y1 - y0)]
                 entry = {"id": len(annotations) + 1, "image_id": len(images), "category_id": 1, "bbox": box}
-                annotations.append({**entry, "area": box[2] * box[3], "iscrowd": int(share < _MIN_VISIBLE)})
+                annotations.append({**entry, "area": box[2] * box[3], "iscrowd": int(share < MIN_VISIBLE)})
         coco = {
             "info": {"description": f"Tree crowns, {split}, from deepforest 2.1.0", "version": str(_VERSION)},
             "images": images,

@@ -18,6 +18,7 @@ from retina_plugin.core.errors import ConfigError
 from retina_plugin.core.rng import preserve_random_state
 from retina_plugin.data.loading import explain_loading
 from retina_plugin.data.reading import EvaluationMapper
+from retina_plugin.data.tiles import TileMapper, tile_records
 from retina_plugin.modeling.precision import autocast
 
 
@@ -29,8 +30,9 @@ class ValidationLoss:
         sum_i l_i / max(1, sum_i p_i)
 
     depends neither on the batch size nor on the number of ranks. Images are read as in evaluation, without
-    augmentation; crowd boxes are left out as in training; images without boxes count. The model is in evaluation mode
-    and in the precision of training. Its state, the random state and the event storage stay as they are.
+    augmentation; crowd boxes are left out as in training; images without boxes count. With ``TEST.TILE.SIZE``, the
+    images are tiles, with boxes as in training on tiles. The model is in evaluation mode and in the precision of
+    training. Its state, the random state and the event storage stay as they are.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module):
@@ -93,6 +95,8 @@ def _build_labeled_loader(cfg: CfgNode, name: str) -> DataLoader:
         ])  # fmt: skip
     mapper = DatasetMapper(cfg, is_train=False)
     mapper.is_train = True  # keeps the annotations
+    if cfg.TEST.TILE.SIZE:
+        mapper, records = TileMapper(mapper), list(tile_records(records, cfg.TEST.TILE.SIZE, cfg.TEST.TILE.OVERLAP))
     return build_detection_test_loader(records, mapper=EvaluationMapper(mapper), num_workers=cfg.DATALOADER.NUM_WORKERS)
 
 

@@ -28,6 +28,7 @@ from retina_plugin.core.files import refuse_special_file
 from retina_plugin.core.rng import seeded
 from retina_plugin.core.text import list_some, one_line
 from retina_plugin.data.reading import UNREADABLE, file_name_of
+from retina_plugin.data.tiles import build_train_mapper
 from retina_plugin.data.training_boxes import build_mapper_quietly, spread, stack
 from retina_plugin.modeling.anchor_coverage import AnchorCoverage
 from retina_plugin.tools.anchors.coverage import count_positives
@@ -96,7 +97,7 @@ def show_anchors(
     chosen = [images[i] for i in spread(images, num_images)]
     number = -(-len(chosen) // _PER_SHEET)
     paths = new_files(output_dir, [f"anchors_{i}.png" for i in range(1, number + 1)], overwrite)
-    mapper, examples = build_mapper_quietly(cfg), []
+    mapper, examples = build_train_mapper(cfg, build_mapper_quietly(cfg)), []
     for i, image in enumerate(tqdm(chosen, "images", leave=False, disable=None)):
         refuse_special_file(file_name_of(image))
         try:

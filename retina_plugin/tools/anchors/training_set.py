@@ -14,6 +14,7 @@ from retina_plugin.core.errors import ConfigError
 from retina_plugin.data.class_names import common_class_names
 from retina_plugin.data.dataset_checks import check_datasets, empty_problems
 from retina_plugin.data.loading import explain_loading
+from retina_plugin.data.tiles import build_tiled_dataset
 from retina_plugin.engine.data_arguments import DEFAULT_CONFIG, NAMES
 from retina_plugin.model_zoo import get_config_file
 
@@ -66,13 +67,16 @@ def read_training_config(
 
 
 def read_training_images(cfg: CfgNode) -> list[dict[str, Any]]:
-    """Read the dataset dicts of ``DATASETS.TRAIN`` that a training takes, and set the number of classes (in place).
+    """Read the dataset dicts of ``DATASETS.TRAIN`` that a training takes, of tiles with ``INPUT.TILE.SIZE``, and set the number of classes (in place).
 
     Raises:
         ConfigError: a set cannot be loaded, or has nothing to train on.
     """
     with explain_loading("DATASETS.TRAIN", cfg.DATASETS.TRAIN):
-        images = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+        if cfg.INPUT.TILE.SIZE:
+            images = build_tiled_dataset(cfg)
+        else:
+            images = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     classes = common_class_names(cfg.DATASETS.TRAIN)  # some sets name them only now
     if classes:
         cfg.MODEL.RETINANET.NUM_CLASSES = len(classes)

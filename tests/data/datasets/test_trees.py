@@ -78,23 +78,6 @@ def test_numbers_of_images_and_areas():
     assert {(r.x1 - r.x0, r.y1 - r.y0) for r in trees.regions("train")} == {(400, 400)}
 
 
-def test_boxes_are_cut_at_the_edge(seed):
-    rng = np.random.default_rng(seed)
-    region = trees.Region("photo", 100, 200, 180, 300)
-    boxes = np.concatenate([rng.integers(60, 260, (300, 2)), np.zeros((300, 2), int)], 1)
-    boxes[:, 2:] = boxes[:, :2] + rng.integers(1, 70, (300, 2))
-    cut, share = trees.cut_boxes(boxes, region)
-    wanted, shares = [], []
-    for x0, y0, x1, y1 in boxes:  # by counting pixels
-        columns, rows = set(range(x0, x1)) & set(range(100, 180)), set(range(y0, y1)) & set(range(200, 300))
-        if columns and rows:
-            wanted.append([min(columns) - 100, min(rows) - 200, max(columns) - 99, max(rows) - 199])
-            shares.append(len(columns) * len(rows) / ((x1 - x0) * (y1 - y0)))
-    assert 0 < len(wanted) < 300
-    assert cut.tolist() == wanted
-    assert share.tolist() == pytest.approx(shares)
-
-
 @needs_wheel
 @pytest.mark.parametrize("split", trees.SPLITS)
 def test_files_hold_the_pixels_and_boxes_of_the_photographs(built, photographs, split):

@@ -67,7 +67,9 @@ def read_training_config(
 
 
 def read_training_images(cfg: CfgNode) -> list[dict[str, Any]]:
-    """Read the dataset dicts of ``DATASETS.TRAIN`` that a training takes, of tiles with ``INPUT.TILE.SIZE``, and set the number of classes (in place).
+    """Read the dataset dicts that a training takes, and set the number of classes (in place).
+
+    They are those of ``DATASETS.TRAIN``, in tiles with ``INPUT.TILE.SIZE``.
 
     Raises:
         ConfigError: a set cannot be loaded, or has nothing to train on.

@@ -134,7 +134,7 @@ def _sizes(cfg: CfgNode, images: Sequence[dict[str, Any]]) -> Iterator[Suggestio
     objects, images_short = _measure(images, cfg.INPUT.FORMAT)
     share = f"A tenth of the objects is smaller than {objects.small:.1%} of the image's short side"
     tiles = rules.tiles(objects, images_short)
-    if tiles and "TILE" in cfg.TEST:
+    if tiles:
         why = f"{share}: in a whole image of {tiles.edge} px they would vanish."
         for node in ("INPUT", "TEST"):
             yield Suggestion(f"{node}.TILE.SIZE", tiles.size, why)
@@ -145,7 +145,6 @@ def _sizes(cfg: CfgNode, images: Sequence[dict[str, Any]]) -> Iterator[Suggestio
         edge = rules.short_edge(objects, images_short)
         train = rules.train_edges(edge)
         why = f"{share}: {objects.small * edge:.0f} px at {edge}. A cell of P3, the finest level, has 8."
-        why += " Small for a detector: cut the images into tiles." * (tiles is not None)
     longest = f"{rules.max_size(edge)} is to {edge} as Detectron2's 1333 to 800."
     yield Suggestion("INPUT.MIN_SIZE_TRAIN", train, why)
     yield Suggestion("INPUT.MAX_SIZE_TRAIN", rules.max_size(edge), longest)
@@ -181,9 +180,10 @@ def _schedule(cfg: CfgNode, base: CfgNode, num_images: int) -> Iterator[Suggesti
     rate, of = base.SOLVER.BASE_LR, base.SOLVER.IMS_PER_BATCH
     why = f"The base's {rate:g} for {of} images, by the linear rule (Goyal et al. 2017)."
     yield Suggestion("SOLVER.BASE_LR", float(f"{rate * batch / of:.3g}"), why)
+    unit = "tiles" if cfg.INPUT.TILE.SIZE else "images"
     why = (
-        f"{rules.epochs(num_images):.0f} epochs of {num_images} images: 12 as for COCO, times the square root of how "
-        "many times fewer images there are, at most 100."
+        f"{rules.epochs(num_images):.0f} epochs of {num_images} {unit}: 12 as for COCO, times the square root of how "
+        f"many times fewer {unit} there are, at most 100."
     )
     yield Suggestion("SOLVER.MAX_ITER", rules.iterations(num_images, batch), why)
     length = cfg.SOLVER.MAX_ITER

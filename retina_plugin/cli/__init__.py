@@ -9,6 +9,7 @@ user got wrong is raised as ``UserError``, ``OSError`` or ``ValueError``: exit s
 COMMANDS = {
     "check-data": ("check_data", "Find what in a data set stops training or is learned wrongly, and correct it"),
     "convert": ("convert", "Convert weights of other frameworks for this plugin, or this plugin's for another one"),
+    "predict": ("predict", "Find objects in images, folders and videos; write results and annotated copies"),
     "plot-losses": ("plot_losses", "Draw the paper's figures of the losses, as PNG and SVG"),
     "replay": ("replay", "Run a training step again whose losses, gradients or buffers were not finite, from its file"),
     "visualize": ("visualize", "Draw test images with ground truth and what a trained model found"),

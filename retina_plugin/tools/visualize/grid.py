@@ -3,31 +3,28 @@
 The detections are the ``coco_instances_results.json`` of Detectron2's ``COCOEvaluator``.
 """
 
-import colorsys
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from retina_plugin.core.files import atomic_write, refuse_special_file
 from retina_plugin.core.plain import is_number
+from retina_plugin.runtime.drawing import Color, class_colors, draw_label, label_font, pixels_of
 
 Record = dict[str, Any]  # of Detectron2's DatasetCatalog
-Color = tuple[int, int, int]
 Detection = tuple[float, int, tuple[float, float, float, float]]  # score, class, XYXY in pixels
 
 _PAPER, _TEXT, _QUIET = (24, 26, 32), (240, 240, 240), (160, 166, 178)
 _GROUND_TRUTH = (255, 255, 255)
 _GAP = 8
 _HEADER = 64
-_FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # Pillow alone has no font that scales everywhere
 
 
 def draw_grid(
@@ -63,7 +60,7 @@ def draw_grid(
     ids = metadata.get("thing_dataset_id_to_contiguous_id") or {label: label for label in range(len(classes))}
     detections = _read_detections(Path(predictions_json), dataset_name, records, ids, score_threshold)
     shown = [records[i] for i in np.linspace(0, len(records) - 1, min(num_images, len(records))).astype(int)]
-    colors = _class_colors(len(classes))
+    colors = class_colors(len(classes))
 
     found = [detections[record["image_id"]] for record in shown]
     sheet = _arrange([_draw_tile(*pair, classes, colors, tile_size) for pair in zip(shown, found)], columns)
@@ -147,13 +144,6 @@ def _require_known(kind: str, unknown: set[Any], path: Path, dataset_name: str) 
         )
 
 
-def _class_colors(num_classes: int) -> list[Color]:
-    """Bright RGB colors for black text, neighbors far apart (golden angle)."""
-    hues = (0.08 + 0.618034 * np.arange(num_classes)) % 1
-    rgb = (colorsys.hsv_to_rgb(hue, 0.7, 1.0) for hue in hues)
-    return [(int(255 * r), int(255 * g), int(255 * b)) for r, g, b in rgb]
-
-
 def _draw_tile(
     record: Record, detections: list[Detection], class_names: list[str], colors: list[Color], tile_size: int
 ) -> Image.Image:
@@ -170,47 +160,23 @@ def _draw_tile(
         x0, y0, x1, y1 = np.array(box) * scale
         _draw_dashed(draw, (x0 - 3, y0 - 3, x1 + 2, y1 + 2))
     for _, category, box in detections:
-        draw.rectangle(_drawable(np.array(box) * scale), outline=colors[category], width=2)
+        draw.rectangle(pixels_of(np.array(box) * scale), outline=colors[category], width=2)
     for score, category, box in detections:  # over all boxes
         text = f"{class_names[category]} {score:.2f}"
-        _draw_label(draw, tile.size, np.array(box) * scale, text, colors[category])
+        draw_label(draw, tile.size, np.array(box) * scale, text, colors[category], label_font(11))
     square = Image.new("RGB", (tile_size, tile_size), _PAPER)
     square.paste(tile, ((tile_size - tile.width) // 2, (tile_size - tile.height) // 2))
     return square
 
 
-def _drawable(box: Sequence[float]) -> list[int]:
-    """Pixels (inclusive) of an edge-to-edge box; Pillow refuses boxes whose second corner comes first."""
-    x0, y0, x1, y1 = (round(float(c)) for c in box)
-    return [x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)]
-
-
 def _draw_dashed(draw: ImageDraw.ImageDraw, box: Sequence[float], dash: int = 4) -> None:
-    x0, y0, x1, y1 = _drawable(box)
+    x0, y0, x1, y1 = pixels_of(box)
     for x in range(x0, x1 + 1, 2 * dash):
         for y in (y0, y1):
             draw.line([x, y, min(x + dash - 1, x1), y], fill=_GROUND_TRUTH)
     for y in range(y0, y1 + 1, 2 * dash):
         for x in (x0, x1):
             draw.line([x, y, x, min(y + dash - 1, y1)], fill=_GROUND_TRUTH)
-
-
-def _draw_label(
-    draw: ImageDraw.ImageDraw, tile_size: tuple[int, int], box: Sequence[float], text: str, color: Color
-) -> None:
-    font = _font(11)
-    left, top, right, bottom = font.getbbox(text)
-    width, height = right - left + 4, bottom - top + 4
-    x = min(max(0, round(float(box[0]))), tile_size[0] - width)
-    y = round(float(box[1])) - height
-    if y < 0:  # no room above: inside the box
-        y = max(0, round(float(box[1])))
-    draw.rectangle([x, y, x + width - 1, y + height - 1], fill=color)
-    draw.text((x + 2 - left, y + 2 - top), text, fill=(0, 0, 0), font=font)
-
-
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(_FONTS / f"DejaVuSans{'-Bold' if bold else ''}.ttf"), size)
 
 
 def _arrange(tiles: list[Image.Image], columns: int) -> Image.Image:
@@ -225,11 +191,11 @@ def _arrange(tiles: list[Image.Image], columns: int) -> Image.Image:
 
 def _draw_header(sheet: Image.Image, title: str, counts: str, color: Color) -> None:
     draw = ImageDraw.Draw(sheet)
-    draw.text((_GAP, 10), title, fill=_TEXT, font=_font(17, bold=True))
-    draw.text((_GAP, 38), counts, fill=_QUIET, font=_font(12))
+    draw.text((_GAP, 10), title, fill=_TEXT, font=label_font(17, bold=True))
+    draw.text((_GAP, 38), counts, fill=_QUIET, font=label_font(12))
     x = sheet.width - 210
-    if x > draw.textlength(title, font=_font(17, bold=True)) + 3 * _GAP:  # a single column has no room for it
+    if x > draw.textlength(title, font=label_font(17, bold=True)) + 3 * _GAP:  # a single column has no room for it
         _draw_dashed(draw, (x, 14, x + 24, 26))
-        draw.text((x + 34, 12), "ground truth", fill=_TEXT, font=_font(12))
+        draw.text((x + 34, 12), "ground truth", fill=_TEXT, font=label_font(12))
         draw.rectangle([x, 39, x + 23, 50], outline=color, width=2)
-        draw.text((x + 34, 37), "detection: class, score", fill=_TEXT, font=_font(12))
+        draw.text((x + 34, 37), "detection: class, score", fill=_TEXT, font=label_font(12))

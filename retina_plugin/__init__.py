@@ -15,14 +15,17 @@ from retina_plugin.config import add_retina_config, get_cfg, merge_config
 from retina_plugin.core.errors import CheckpointError, ConfigError, UserError
 
 if TYPE_CHECKING:
-    from retina_plugin import checkpoint, config, engine, evaluation, model_zoo
+    from retina_plugin import checkpoint, config, engine, evaluation, model_zoo, runtime
     from retina_plugin.engine.setup import check_config, load_config
+    from retina_plugin.runtime import Detections, Predictor
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "Detections",
+    "Predictor",
     "UserError",
     "add_retina_config",
     "check_config",
@@ -37,13 +40,19 @@ __all__ = [
     "merge_config",
     "model_zoo",
     "modeling",
+    "runtime",
 ]
 
-_LAZY = {"check_config": "engine.setup", "load_config": "engine.setup"}
+_LAZY = {
+    "Detections": "runtime",
+    "Predictor": "runtime",
+    "check_config": "engine.setup",
+    "load_config": "engine.setup",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import engine, evaluation, checkpoint and model zoo when they are first used."""
+    """Import engine, evaluation, checkpoint, runtime and model zoo when they are first used."""
     if name in _LAZY:
         return getattr(importlib.import_module(f"retina_plugin.{_LAZY[name]}"), name)
     if name in __all__:

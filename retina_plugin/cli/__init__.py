@@ -10,6 +10,7 @@ COMMANDS = {
     "anchors": ("anchors", "Check, fit or show the anchors of a training: which boxes of the data have positive ones"),
     "check-data": ("check_data", "Find what in a data set stops training or is learned wrongly, and correct it"),
     "convert": ("convert", "Convert weights of other frameworks for this plugin, or this plugin's for another one"),
+    "predict": ("predict", "Find objects in images, folders and videos; write results and annotated copies"),
     "plot-losses": ("plot_losses", "Draw the paper's figures of the losses, as PNG and SVG"),
     "replay": ("replay", "Run a training step again whose losses, gradients or buffers were not finite, from its file"),
     "suggest": ("suggest", "Write a starting configuration for a data set, each value with its reason"),

@@ -10,6 +10,7 @@ from detectron2.data.datasets import register_coco_instances
 
 from retina_plugin.core.errors import ConfigError
 
+_TEST_SET = "json_test"  # name of a COCO file on a command line
 _registered: dict[str, tuple[str, str]] = {}  # by this module, in this process
 
 
@@ -43,6 +44,26 @@ def add_coco_file(cfg: CfgNode, name: str, json_file: str | os.PathLike, image_r
     others = [entry for entry in cfg.DATASETS.COCO_FILES if entry[0] != name]
     cfg.DATASETS.COCO_FILES = [*others, [name, os.path.abspath(json_file), os.path.abspath(image_root)]]
     register_coco_files(cfg)
+
+
+def use_coco_file(
+    cfg: CfgNode, json_file: str | os.PathLike | None, image_root: str | os.PathLike | None
+) -> str | None:
+    """Make the COCO file of a command line's ``--json`` and ``--images`` the only test set (in place).
+
+    Returns:
+        The name that it is registered under; None if both arguments are None.
+
+    Raises:
+        ConfigError: one of the two is missing, or see :func:`register_coco_files`.
+    """
+    if json_file is None and image_root is None:
+        return None
+    if json_file is None or image_root is None:
+        raise ConfigError(["--json FILE and --images DIR go together: the COCO file, and the folder of its images"])
+    add_coco_file(cfg, _TEST_SET, json_file, image_root)
+    cfg.DATASETS.TEST = (_TEST_SET,)
+    return _TEST_SET
 
 
 def _problem(entry: Any) -> str | None:

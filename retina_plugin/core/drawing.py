@@ -1,9 +1,9 @@
 """Draws grids of images with boxes and text, by Pillow."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from retina_plugin.core.files import atomic_write
@@ -12,12 +12,17 @@ Color = tuple[int, int, int]
 
 PAPER, TEXT, QUIET = (24, 26, 32), (240, 240, 240), (160, 166, 178)
 GAP = 8
-_FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # Pillow alone has no font that scales everywhere
 
 
-def label_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """Return matplotlib's own font in a size in pixels."""
-    return ImageFont.truetype(str(_FONTS / f"DejaVuSans{'-Bold' if bold else ''}.ttf"), size)
+@functools.lru_cache(maxsize=64)
+def label_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return DejaVu Sans of Matplotlib in a size in pixels, which has most alphabets; without Matplotlib, Pillow's."""
+    try:
+        import matplotlib
+    except ImportError:
+        return ImageFont.load_default(size)
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    return ImageFont.truetype(str(folder / f"DejaVuSans{'-Bold' if bold else ''}.ttf"), size)
 
 
 def pixels_of(box: Sequence[float]) -> list[int]:

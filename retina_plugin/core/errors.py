@@ -24,6 +24,22 @@ class FileError(UserError, OSError):
     """A path that cannot be read as a file, or must not be written. The message begins with the path."""
 
 
+class ImageError(FileError):
+    """An image or a video that cannot be read.
+
+    Attributes:
+        path: the file, or what else names the image.
+        reason: without the path.
+    """
+
+    def __init__(self, path: str, reason: str):
+        self.path, self.reason = path, reason
+        super().__init__(f"{path} cannot be read: {reason}")
+
+    def __reduce__(self):  # it may cross processes
+        return type(self), (self.path, self.reason)
+
+
 class CheckpointError(UserError, ValueError):
     """Weights that cannot be used. The message names the file, what is wrong with it, and what to do."""
 

@@ -87,7 +87,11 @@ def require_new_file(
 
 
 def atomic_write(
-    path: str | os.PathLike, write: Callable[[IO[bytes]], object], *, path_manager: Any | None = None
+    path: str | os.PathLike,
+    write: Callable[[IO[bytes]], object],
+    *,
+    path_manager: Any | None = None,
+    survives_power_cut: bool = True,
 ) -> None:
     """Write a file in one step: a reader, also after a crash, sees the old file or all of the new one.
 
@@ -98,6 +102,7 @@ def atomic_write(
         path: the file.
         write: called with the open binary file.
         path_manager: opens a remote path; None for Detectron2's.
+        survives_power_cut: wait until the disk has the file, which takes longer than writing a small one.
 
     Raises:
         OSError: the file cannot be written.
@@ -114,7 +119,8 @@ def atomic_write(
         with open(unfinished, "wb") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())  # before the rename: a power cut could otherwise leave the name without the data
+            if survives_power_cut:  # before the rename: a power cut could otherwise leave the name without the data
+                os.fsync(file.fileno())
         os.replace(unfinished, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -125,7 +131,8 @@ def atomic_write(
                 cause.filename = path  # a failed write does not know its file
             cause = cause.__context__
         raise
-    _sync_folder(os.path.dirname(path) or ".")
+    if survives_power_cut:
+        _sync_folder(os.path.dirname(path) or ".")
 
 
 def atomic_write_text(path: str | os.PathLike, text: str) -> None:

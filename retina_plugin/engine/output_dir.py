@@ -2,8 +2,6 @@
 
 import argparse
 import contextlib
-import glob
-import os
 import re
 from pathlib import Path
 
@@ -11,10 +9,10 @@ from detectron2.config import CfgNode
 
 from retina_plugin.core.errors import ConfigError, FileError
 from retina_plugin.core.files import refuse_special_file
+from retina_plugin.core.previous_run import matching_files, move_to_previous, next_previous
 from retina_plugin.engine.arguments import processes_of
 from retina_plugin.engine.run_lock import lock_output_dir
 
-_PREVIOUS = "previous_run_"
 # What training writes into OUTPUT_DIR. All other files belong to the user and stay.
 _FILES_OF_A_RUN = [
     *("last_checkpoint*", "model_*.pth*", "metrics.json*", "run_state.json*", "config.yaml", "log.txt*"),
@@ -55,7 +53,7 @@ def prepare_output_dir(cfg: CfgNode, args: argparse.Namespace) -> contextlib.Exi
 def _require_regular_files(folder: str) -> None:
     """Raise ``ConfigError`` if a name of a run's files is a pipe or a device: opening it could wait for ever."""
     problems = []
-    for path in (path for pattern in _FILES_OF_A_RUN for path in _matches(folder, pattern)):
+    for path in (path for pattern in _FILES_OF_A_RUN for path in matching_files(folder, pattern)):
         try:
             refuse_special_file(path)
         except FileError as error:
@@ -68,22 +66,19 @@ def _make_room(folder: str, overwrite: bool, is_first: bool) -> None:
     if not overwrite:
         raise ConfigError([
             f"OUTPUT_DIR {folder} holds another run ({_describe(folder)}). Go on with it: --resume. Keep it: choose "
-            f"another OUTPUT_DIR. Start anew here: --overwrite, which moves its files into {_next_previous(folder)}"
+            f"another OUTPUT_DIR. Start anew here: --overwrite, which moves its files into {next_previous(folder)}"
         ])  # fmt: skip
     if is_first:
-        _move_away(folder)
+        # last_checkpoint first: if this process is killed midway, the folder does not look like a complete run.
+        move_to_previous(folder, _FILES_OF_A_RUN)
 
 
 def _has_run(folder: str) -> bool:
-    return any(_matches(folder, pattern) for pattern in ("last_checkpoint", "model_*.pth", "metrics.json"))
-
-
-def _matches(folder: str, pattern: str) -> list[str]:
-    return sorted(glob.glob(os.path.join(glob.escape(folder), pattern)))
+    return any(matching_files(folder, pattern) for pattern in ("last_checkpoint", "model_*.pth", "metrics.json"))
 
 
 def _describe(folder: str) -> str:
-    checkpoints, last = len(_matches(folder, "model_*.pth")), _read(folder, "last_checkpoint").strip()[:100]
+    checkpoints, last = len(matching_files(folder, "model_*.pth")), _read(folder, "last_checkpoint").strip()[:100]
     number = re.fullmatch(r"model_(\d+)\.pth", last)
     # Only lines that are complete: a process that is killed leaves the beginning of one.
     iterations = re.findall(r'^\{.*"iteration": (\d+)[,}]', _read(folder, "metrics.json"), re.MULTILINE)
@@ -103,17 +98,3 @@ def _read(folder: str, name: str) -> str:
         return path.read_text(errors="replace") if path.is_file() else ""
     except OSError as error:
         return f"{name} that cannot be read ({error.strerror})"
-
-
-def _next_previous(folder: str) -> str:
-    numbers = [re.fullmatch(rf"{_PREVIOUS}(\d+)", os.path.basename(path)) for path in _matches(folder, f"{_PREVIOUS}*")]
-    return f"{_PREVIOUS}{max((int(number[1]) for number in numbers if number), default=0) + 1}"
-
-
-def _move_away(folder: str) -> None:
-    target = os.path.join(folder, _next_previous(folder))
-    os.mkdir(target)
-    # last_checkpoint first: if this process is killed midway, the folder does not look like a complete run.
-    for pattern in _FILES_OF_A_RUN:
-        for path in _matches(folder, pattern):
-            os.rename(path, os.path.join(target, os.path.basename(path)))

@@ -37,6 +37,7 @@ class _SignalState:
 
     signal_name: str | None = None
     pid: int | None = None
+    what_happens = ""
     previous_handlers: dict[int, Any] = {}
 
     def receive(self, number: int, frame: FrameType | None) -> None:
@@ -45,7 +46,7 @@ class _SignalState:
         self.signal_name = signal.Signals(number).name
         self.restore_handlers()  # for the second signal
         if comm.is_main_process():
-            text = f"{self.signal_name}: stopping with a checkpoint after this iteration; again to end at once\n"
+            text = f"{self.signal_name}: {self.what_happens}; again to end at once\n"
             os.write(2, text.encode())  # not through logging: the signal may interrupt a write to the log
 
     def restore_handlers(self) -> None:
@@ -57,14 +58,18 @@ _state = _SignalState()  # signal handlers belong to the process
 
 
 @contextlib.contextmanager
-def catch_signals() -> Iterator[None]:
+def catch_signals(what_happens: str = "stopping with a checkpoint after this iteration") -> Iterator[None]:
     """Catch SIGINT and SIGTERM; the previous handlers are restored at the end.
 
     Only in the main thread, where Python handles signals. Handlers other than the defaults of Python and of the system
     stay in place: another part of the program needs the signal.
+
+    Args:
+        what_happens: printed at the first signal.
     """
     defaults = (signal.SIG_DFL, signal.default_int_handler)
     _state.signal_name, _state.pid, _state.previous_handlers = None, os.getpid(), {}
+    _state.what_happens = what_happens
     if threading.current_thread() is threading.main_thread():
         previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         _state.previous_handlers = {number: handler for number, handler in previous.items() if handler in defaults}

@@ -105,8 +105,8 @@ def test_what_is_missing_is_said_in_a_line(output_dir, capsys):
 @pytest.fixture
 def drawn_names(monkeypatch):
     """The names on the labels of detections, as they are drawn."""
-    names, draw = [], grid._draw_label
-    monkeypatch.setattr(grid, "_draw_label", lambda *args: (names.append(args[3]), draw(*args)))
+    names, draw = [], grid.draw_label
+    monkeypatch.setattr(grid, "draw_label", lambda *args: (names.append(args[3]), draw(*args)))
     return names
 
 

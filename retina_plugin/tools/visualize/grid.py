@@ -3,7 +3,6 @@
 The detections are the ``coco_instances_results.json`` of Detectron2's ``COCOEvaluator``.
 """
 
-import colorsys
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +28,7 @@ from retina_plugin.core.drawing import (
 )
 from retina_plugin.core.files import refuse_special_file
 from retina_plugin.core.plain import is_number
+from retina_plugin.runtime.drawing import class_colors, draw_label
 
 Record = dict[str, Any]  # of Detectron2's DatasetCatalog
 Detection = tuple[float, int, tuple[float, float, float, float]]  # score, class, XYXY in pixels
@@ -70,7 +70,7 @@ def draw_grid(
     ids = metadata.get("thing_dataset_id_to_contiguous_id") or {label: label for label in range(len(classes))}
     detections = _read_detections(Path(predictions_json), dataset_name, records, ids, score_threshold)
     shown = [records[i] for i in np.linspace(0, len(records) - 1, min(num_images, len(records))).astype(int)]
-    colors = _class_colors(len(classes))
+    colors = class_colors(len(classes))
 
     found = [detections[record["image_id"]] for record in shown]
     sheet = arrange([_draw_tile(*pair, classes, colors, tile_size) for pair in zip(shown, found)], columns, _HEADER)
@@ -149,13 +149,6 @@ def _require_known(kind: str, unknown: set[Any], path: Path, dataset_name: str) 
         )
 
 
-def _class_colors(num_classes: int) -> list[Color]:
-    """Bright RGB colors for black text, neighbors far apart (golden angle)."""
-    hues = (0.08 + 0.618034 * np.arange(num_classes)) % 1
-    rgb = (colorsys.hsv_to_rgb(hue, 0.7, 1.0) for hue in hues)
-    return [(int(255 * r), int(255 * g), int(255 * b)) for r, g, b in rgb]
-
-
 def _draw_tile(
     record: Record, detections: list[Detection], class_names: list[str], colors: list[Color], tile_size: int
 ) -> Image.Image:
@@ -175,22 +168,8 @@ def _draw_tile(
         draw.rectangle(pixels_of(np.array(box) * scale), outline=colors[category], width=2)
     for score, category, box in detections:  # over all boxes
         text = f"{class_names[category]} {score:.2f}"
-        _draw_label(draw, tile.size, np.array(box) * scale, text, colors[category])
+        draw_label(draw, tile.size, np.array(box) * scale, text, colors[category], label_font(11))
     return on_square(tile, tile_size)
-
-
-def _draw_label(
-    draw: ImageDraw.ImageDraw, tile_size: tuple[int, int], box: Sequence[float], text: str, color: Color
-) -> None:
-    letters = label_font(11)
-    left, top, right, bottom = letters.getbbox(text)
-    width, height = right - left + 4, bottom - top + 4
-    x = min(max(0, round(float(box[0]))), tile_size[0] - width)
-    y = round(float(box[1])) - height
-    if y < 0:  # no room above: inside the box
-        y = max(0, round(float(box[1])))
-    draw.rectangle([x, y, x + width - 1, y + height - 1], fill=color)
-    draw.text((x + 2 - left, y + 2 - top), text, fill=(0, 0, 0), font=letters)
 
 
 def _draw_header(sheet: Image.Image, title: str, counts: str, color: Color) -> None:

@@ -9,14 +9,11 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from retina_plugin.checkpoint.reader import read_checkpoint
-from retina_plugin.config import read_config
-from retina_plugin.config.coco_files import add_coco_file, register_coco_files
-from retina_plugin.core.errors import ConfigError
+from retina_plugin.checkpoint.run_folder import class_names_of_model, read_run_config, weights_of_run
+from retina_plugin.config.coco_files import use_coco_file
 from retina_plugin.data.dataset_checks import check_datasets
 from retina_plugin.evaluation import inference_folder
 from retina_plugin.tools.visualize.grid import draw_grid
-
-_NAME = "json_test"  # of a COCO file that is given
 
 
 def visualize_run(
@@ -48,15 +45,9 @@ def visualize_run(
     """
     if num_images < 1:
         raise ValueError(f"--num-images is {num_images}: show at least one image")
-    cfg = read_config(str(Path(output_dir) / "config.yaml"), opts, imports, allow_unsafe=allow_unsafe_yaml)
-    register_coco_files(cfg)
-    if json_file is not None and image_root is not None:
-        add_coco_file(cfg, _NAME, json_file, image_root)
-        cfg.DATASETS.TEST = (_NAME,)
-    elif json_file is not None or image_root is not None:
-        raise ConfigError(["--json FILE and --images DIR go together: the COCO file, and the folder of its images"])
+    cfg = read_run_config(output_dir, opts, imports, allow_unsafe=allow_unsafe_yaml)
+    use_coco_file(cfg, json_file, image_root)
     check_datasets(cfg.DATASETS.TEST)
-    cfg.OUTPUT_DIR = str(output_dir)  # the folder may have moved since
     sheets = []
     for name in cfg.DATASETS.TEST:
         folder = Path(inference_folder(cfg, name))
@@ -69,8 +60,6 @@ def visualize_run(
 
 
 def _class_names_of_model(cfg: CfgNode) -> list[str]:
-    """The class names in the run's last checkpoint or in its weights, or else labels."""
-    last = Path(cfg.OUTPUT_DIR, "last_checkpoint")
-    path = str(last.with_name(last.read_text().strip())) if last.is_file() else cfg.MODEL.WEIGHTS
+    path = weights_of_run(cfg)
     checkpoint = read_checkpoint(path, allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE) if path else {}
-    return checkpoint.get("class_names") or [str(label) for label in range(cfg.MODEL.RETINANET.NUM_CLASSES)]
+    return class_names_of_model(cfg, checkpoint)

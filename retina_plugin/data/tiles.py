@@ -4,6 +4,7 @@ A tile is a dataset dict of its own: ``width``, ``height`` and ``annotations`` a
 rectangle of the file, and ``file_size`` the width and height of the file's image.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -32,8 +33,10 @@ Record = dict[str, Any]
 
 MIN_VISIBLE = 0.5  # of a box's area, to count as an object
 # Masks, key points and proposals are of the whole image. RetinaNet reads none of them.
-_OF_IMAGE = ("sem_seg_file_name", "pan_seg_file_name", "segments_info")
-_OF_IMAGE_BOXES = ("proposal_boxes", "proposal_objectness_logits", "proposal_bbox_mode")
+_OF_IMAGE = (
+    *("sem_seg_file_name", "pan_seg_file_name", "segments_info"),
+    *("proposal_boxes", "proposal_objectness_logits", "proposal_bbox_mode"),
+)
 _OF_OBJECT = ("segmentation", "keypoints", "area")
 
 
@@ -60,7 +63,7 @@ def tile_records(records: Iterable[Record], size: int, overlap: int) -> Iterator
     """Replace the dataset dict of each image that is larger than a tile by those of its tiles.
 
     Boxes are cut as :func:`cut_boxes` says: what is no object becomes a crowd, which training leaves out. Masks and key
-    points are left out.
+    points are left out. A warning counts the objects that are so in no tile.
 
     Args:
         records: dataset dicts of images, with ``width`` and ``height``.
@@ -69,6 +72,7 @@ def tile_records(records: Iterable[Record], size: int, overlap: int) -> Iterator
     Raises:
         ConfigError: an image has no size, or boxes that are none.
     """
+    lost = 0
     for record in records:
         name = record.get("file_name", "an image")
         try:
@@ -85,15 +89,24 @@ def tile_records(records: Iterable[Record], size: int, overlap: int) -> Iterator
         if len(tiles) == 1:
             yield record
             continue
-        rest = {key: value for key, value in record.items() if key not in (*_OF_IMAGE, *_OF_IMAGE_BOXES)}
+        rest = {key: value for key, value in record.items() if key not in _OF_IMAGE}
+        largest = np.zeros(len(inside))  # share of each box in a tile
         for tile in tiles:
             rectangle = tile.rectangle
             size_of_tile = {"width": tile.x1 - tile.x0, "height": tile.y1 - tile.y0}
             part: Record = {**rest, **size_of_tile, "tile": rectangle, "file_size": (width, height)}
             if "annotations" in record:
-                cut = zip(*cut_boxes(inside, rectangle))
-                part["annotations"] = [_cut(objects[i], box, share) for i, box, share in cut]
+                index, cut, shares = cut_boxes(inside, rectangle)
+                part["annotations"] = [_cut(objects[i], box, share) for i, box, share in zip(index, cut, shares)]
+                largest[index] = np.maximum(largest[index], shares)
             yield part
+        crowds = np.array([bool(annotation.get("iscrowd", 0)) for annotation in objects], dtype=bool)
+        lost += int(((largest > 0) & (largest < MIN_VISIBLE) & ~crowds).sum())
+    if lost:
+        logging.getLogger(__name__).warning(
+            "%d objects are less than half in any tile, and are left out: choose a larger TILE.SIZE or TILE.OVERLAP.",
+            lost,
+        )
 
 
 def _cut(annotation: Record, box: np.ndarray, share: float) -> Record:
@@ -108,7 +121,7 @@ def build_tiled_dataset(cfg: CfgNode) -> list[Record]:
     ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` drops tiles without objects, as it drops images.
 
     Raises:
-        ConfigError: see :func:`tile_records`; or a set is not a list of dicts.
+        ConfigError: see :func:`tile_records`; or a set is not a list of dicts, or no tile has an object.
     """
     filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     images = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=filter_empty)
@@ -118,7 +131,14 @@ def build_tiled_dataset(cfg: CfgNode) -> list[Record]:
             "list of dicts, which alone can be cut into tiles. Register it as one, or set INPUT.TILE.SIZE to 0"
         ])  # fmt: skip
     tiles = list(tile_records(images, cfg.INPUT.TILE.SIZE, cfg.INPUT.TILE.OVERLAP))
-    return filter_images_with_only_crowd_annotations(tiles) if filter_empty and "annotations" in tiles[0] else tiles
+    if filter_empty and "annotations" in tiles[0]:
+        tiles = filter_images_with_only_crowd_annotations(tiles)
+    if not tiles:
+        raise ConfigError([
+            f"INPUT.TILE.SIZE is {cfg.INPUT.TILE.SIZE}, but no object of DATASETS.TRAIN is at least half in a tile: set "
+            "it to several times the size of the objects"
+        ])  # fmt: skip
+    return tiles
 
 
 class TileMapper:

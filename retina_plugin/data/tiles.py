@@ -26,7 +26,6 @@ from torch.utils.data import Dataset
 from retina_plugin.core.errors import ConfigError
 from retina_plugin.core.text import describe_error
 from retina_plugin.core.tiles import Windows, make_tiles
-from retina_plugin.data.reading import explain_unreadable
 from retina_plugin.data.windows import open_windows
 
 Record = dict[str, Any]
@@ -135,8 +134,8 @@ def build_tiled_dataset(cfg: CfgNode) -> list[Record]:
         tiles = filter_images_with_only_crowd_annotations(tiles)
     if not tiles:
         raise ConfigError([
-            f"INPUT.TILE.SIZE is {cfg.INPUT.TILE.SIZE}, but no object of DATASETS.TRAIN is at least half in a tile: set "
-            "it to several times the size of the objects"
+            f"INPUT.TILE.SIZE is {cfg.INPUT.TILE.SIZE}, but no object of DATASETS.TRAIN is at least half in a tile: "
+            "set it to several times the size of the objects"
         ])  # fmt: skip
     return tiles
 
@@ -144,9 +143,9 @@ def build_tiled_dataset(cfg: CfgNode) -> list[Record]:
 class TileMapper:
     """Makes examples of tiles as Detectron2's ``DatasetMapper`` makes them of images, with its augmentations.
 
-    The last image is kept, as far as it is in memory: tiles of one image that are read one after the other, or by a
-    training on a single image, decode it once. A training on N images draws the same image again once in N times, and
-    decodes an image for each other tile, as it does for an image.
+    The last image stays open. Tiles of one image that follow each other, as in a validation or in a training on a
+    single photograph, decode it once. A training on N photographs finds the last one open once in N examples, and
+    decodes another image for each of the rest.
     """
 
     def __init__(self, mapper: Callable[[Record], Any]) -> None:
@@ -187,36 +186,6 @@ class TileMapper:
         width, height = record["file_size"]
         check_image_size({"file_name": name, "width": width, "height": height}, windows)
         return windows
-
-
-class WindowsMapper:
-    """Opens the images of an evaluation for :class:`retina_plugin.modeling.inference.tiled.TiledInference`."""
-
-    def __init__(self, image_format: str) -> None:
-        self._format = image_format
-
-    def __call__(self, record: Record) -> Record:
-        name = record["file_name"]
-        windows = open_windows(name, self._format)
-        example = {key: value for key, value in record.items() if key != "annotations"}
-        check_image_size(example, windows)
-        return {**example, "windows": _NamedWindows(windows, name)}
-
-
-class _NamedWindows:
-    """Windows of an evaluation, whose pixels are read when no mapper is at work any more."""
-
-    def __init__(self, windows: Windows, name: str) -> None:
-        self._windows = windows
-        self._name = name
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self._windows.shape
-
-    def read(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-        with explain_unreadable(self._name):
-            return self._windows.read(x0, y0, x1, y1)
 
 
 def build_train_mapper(cfg: CfgNode, mapper: Callable[[Record], Any] | None = None) -> Callable[[Record], Any]:

@@ -10,8 +10,7 @@ from torch import nn
 
 from retina_plugin import ConfigError
 from retina_plugin.core.tiles import make_tiles
-from retina_plugin.data.tiles import WindowsMapper
-from retina_plugin.data.windows import ArrayWindows
+from retina_plugin.data.windows import ArrayWindows, WindowsMapper
 from retina_plugin.modeling.inference.merge import merge_tiles
 from retina_plugin.modeling.inference.tiled import TiledInference
 from tests.checkpoint.conftest import small_config, small_model

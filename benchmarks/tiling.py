@@ -1,22 +1,21 @@
 """Peak memory of tiled inference on a large image: all of the process, with torch and Detectron2."""
 
 import argparse
-import multiprocessing
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 from detectron2.modeling import build_model
 
 from benchmarks import models
-from retina_plugin.data.tiles import WindowsMapper
+from retina_plugin.data.windows import WindowsMapper
 from retina_plugin.modeling.inference.tiled import TiledInference
 
-_PATTERN = 1000  # pixels
+_WRITER = Path(__file__).with_name("large_image.py")
 
 
 def main(argv=None):
@@ -37,9 +36,7 @@ def main(argv=None):
     print(f"with the model: {_peak():.0f} MB")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"image.{args.file}")
-        maker = multiprocessing.get_context("spawn").Process(target=_make_image, args=(path, args.side))
-        maker.start()
-        maker.join()
+        subprocess.run([sys.executable, _WRITER, path, str(args.side)], check=True)  # whose memory does not count
         image = WindowsMapper(cfg.INPUT.FORMAT)({"file_name": str(path)})
         number, start = len(detector.tiles(image["windows"])), time.perf_counter()
         (found,) = detector([image])
@@ -50,14 +47,6 @@ def main(argv=None):
 def _peak():
     """Largest resident size of this process so far, in MB (10^6 bytes)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-
-
-def _make_image(path, side):
-    """Write a square image in a process of its own, whose memory does not count."""
-    rng = np.random.default_rng(0)
-    pattern = cv2.resize(rng.integers(0, 256, (50, 50, 3), dtype=np.uint8), (_PATTERN, _PATTERN))
-    times = -(-side // _PATTERN)
-    cv2.imwrite(str(path), np.tile(pattern, (times, times, 1))[:side, :side], [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ class PngRows:
             file: a PNG file, which stays open.
 
         Returns:
-            None if its rows cannot be decoded one after the other, have no 8 bits a channel, or may be turned by EXIF.
+            None if its rows cannot be decoded one after the other, have no 8 bits a channel, may be turned by EXIF, or
+            are animated.
 
         Raises:
             OSError: the file is cut off.
@@ -72,7 +73,9 @@ class PngRows:
                 palette += _chunk(kind, _exactly(file, length))
             elif kind == b"IDAT":
                 data.append((offset + 8, length))
-            elif kind == b"eXIf" or (kind in (b"tEXt", b"zTXt", b"iTXt") and file.read(32).startswith(_EXIF_KEYS)):
+            elif kind in (b"eXIf", b"acTL") or (
+                kind in (b"tEXt", b"zTXt", b"iTXt") and file.read(32).startswith(_EXIF_KEYS)
+            ):
                 return None
             elif kind == b"IEND":
                 return None if header is None else cls(file, header, palette, data)

@@ -4,6 +4,7 @@ A tile is a dataset dict of its own: ``width``, ``height`` and ``annotations`` a
 rectangle of the file, and ``file_size`` the width and height of the file's image.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -25,15 +26,16 @@ from torch.utils.data import Dataset
 from retina_plugin.core.errors import ConfigError
 from retina_plugin.core.text import describe_error
 from retina_plugin.core.tiles import Windows, make_tiles
-from retina_plugin.data.reading import explain_unreadable
 from retina_plugin.data.windows import open_windows
 
 Record = dict[str, Any]
 
 MIN_VISIBLE = 0.5  # of a box's area, to count as an object
 # Masks, key points and proposals are of the whole image. RetinaNet reads none of them.
-_OF_IMAGE = ("sem_seg_file_name", "pan_seg_file_name", "segments_info")
-_OF_IMAGE_BOXES = ("proposal_boxes", "proposal_objectness_logits", "proposal_bbox_mode")
+_OF_IMAGE = (
+    *("sem_seg_file_name", "pan_seg_file_name", "segments_info"),
+    *("proposal_boxes", "proposal_objectness_logits", "proposal_bbox_mode"),
+)
 _OF_OBJECT = ("segmentation", "keypoints", "area")
 
 
@@ -60,7 +62,7 @@ def tile_records(records: Iterable[Record], size: int, overlap: int) -> Iterator
     """Replace the dataset dict of each image that is larger than a tile by those of its tiles.
 
     Boxes are cut as :func:`cut_boxes` says: what is no object becomes a crowd, which training leaves out. Masks and key
-    points are left out.
+    points are left out. A warning counts the objects that are so in no tile.
 
     Args:
         records: dataset dicts of images, with ``width`` and ``height``.
@@ -69,6 +71,7 @@ def tile_records(records: Iterable[Record], size: int, overlap: int) -> Iterator
     Raises:
         ConfigError: an image has no size, or boxes that are none.
     """
+    lost = 0
     for record in records:
         name = record.get("file_name", "an image")
         try:
@@ -85,15 +88,24 @@ def tile_records(records: Iterable[Record], size: int, overlap: int) -> Iterator
         if len(tiles) == 1:
             yield record
             continue
-        rest = {key: value for key, value in record.items() if key not in (*_OF_IMAGE, *_OF_IMAGE_BOXES)}
+        rest = {key: value for key, value in record.items() if key not in _OF_IMAGE}
+        largest = np.zeros(len(inside))  # share of each box in a tile
         for tile in tiles:
             rectangle = tile.rectangle
             size_of_tile = {"width": tile.x1 - tile.x0, "height": tile.y1 - tile.y0}
             part: Record = {**rest, **size_of_tile, "tile": rectangle, "file_size": (width, height)}
             if "annotations" in record:
-                cut = zip(*cut_boxes(inside, rectangle))
-                part["annotations"] = [_cut(objects[i], box, share) for i, box, share in cut]
+                index, cut, shares = cut_boxes(inside, rectangle)
+                part["annotations"] = [_cut(objects[i], box, share) for i, box, share in zip(index, cut, shares)]
+                largest[index] = np.maximum(largest[index], shares)
             yield part
+        crowds = np.array([bool(annotation.get("iscrowd", 0)) for annotation in objects], dtype=bool)
+        lost += int(((largest > 0) & (largest < MIN_VISIBLE) & ~crowds).sum())
+    if lost:
+        logging.getLogger(__name__).warning(
+            "%d objects are less than half in any tile, and are left out: choose a larger TILE.SIZE or TILE.OVERLAP.",
+            lost,
+        )
 
 
 def _cut(annotation: Record, box: np.ndarray, share: float) -> Record:
@@ -108,7 +120,7 @@ def build_tiled_dataset(cfg: CfgNode) -> list[Record]:
     ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` drops tiles without objects, as it drops images.
 
     Raises:
-        ConfigError: see :func:`tile_records`; or a set is not a list of dicts.
+        ConfigError: see :func:`tile_records`; or a set is not a list of dicts, or no tile has an object.
     """
     filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     images = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=filter_empty)
@@ -118,15 +130,22 @@ def build_tiled_dataset(cfg: CfgNode) -> list[Record]:
             "list of dicts, which alone can be cut into tiles. Register it as one, or set INPUT.TILE.SIZE to 0"
         ])  # fmt: skip
     tiles = list(tile_records(images, cfg.INPUT.TILE.SIZE, cfg.INPUT.TILE.OVERLAP))
-    return filter_images_with_only_crowd_annotations(tiles) if filter_empty and "annotations" in tiles[0] else tiles
+    if filter_empty and "annotations" in tiles[0]:
+        tiles = filter_images_with_only_crowd_annotations(tiles)
+    if not tiles:
+        raise ConfigError([
+            f"INPUT.TILE.SIZE is {cfg.INPUT.TILE.SIZE}, but no object of DATASETS.TRAIN is at least half in a tile: "
+            "set it to several times the size of the objects"
+        ])  # fmt: skip
+    return tiles
 
 
 class TileMapper:
     """Makes examples of tiles as Detectron2's ``DatasetMapper`` makes them of images, with its augmentations.
 
-    The last image is kept, as far as it is in memory: tiles of one image that are read one after the other, or by a
-    training on a single image, decode it once. A training on N images draws the same image again once in N times, and
-    decodes an image for each other tile, as it does for an image.
+    The last image stays open. Tiles of one image that follow each other, as in a validation or in a training on a
+    single photograph, decode it once. A training on N photographs finds the last one open once in N examples, and
+    decodes another image for each of the rest.
     """
 
     def __init__(self, mapper: Callable[[Record], Any]) -> None:
@@ -167,36 +186,6 @@ class TileMapper:
         width, height = record["file_size"]
         check_image_size({"file_name": name, "width": width, "height": height}, windows)
         return windows
-
-
-class WindowsMapper:
-    """Opens the images of an evaluation for :class:`retina_plugin.modeling.inference.tiled.TiledInference`."""
-
-    def __init__(self, image_format: str) -> None:
-        self._format = image_format
-
-    def __call__(self, record: Record) -> Record:
-        name = record["file_name"]
-        windows = open_windows(name, self._format)
-        example = {key: value for key, value in record.items() if key != "annotations"}
-        check_image_size(example, windows)
-        return {**example, "windows": _NamedWindows(windows, name)}
-
-
-class _NamedWindows:
-    """Windows of an evaluation, whose pixels are read when no mapper is at work any more."""
-
-    def __init__(self, windows: Windows, name: str) -> None:
-        self._windows = windows
-        self._name = name
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self._windows.shape
-
-    def read(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-        with explain_unreadable(self._name):
-            return self._windows.read(x0, y0, x1, y1)
 
 
 def build_train_mapper(cfg: CfgNode, mapper: Callable[[Record], Any] | None = None) -> Callable[[Record], Any]:

@@ -17,15 +17,17 @@ image. Tiles are asked for by name, for large images: here the limit is ``MOST``
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-from detectron2.data.detection_utils import convert_PIL_to_numpy, read_image
+from detectron2.data.detection_utils import check_image_size, convert_PIL_to_numpy, read_image
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from retina_plugin.core.files import refuse_special_file
 from retina_plugin.core.tiles import Windows
 from retina_plugin.data.png_rows import PngRows
+from retina_plugin.data.reading import explain_unreadable
 
 WHOLE, MOST = 2**25, 2**30  # pixels
 _ORIENTATION = 274  # EXIF tag; 0 and 1 turn nothing
@@ -115,6 +117,37 @@ def open_windows(file_name: str, image_format: str) -> Windows:
                 return _PngWindows(rows, image_format)
         file.close()
         return ArrayWindows(read_image(file_name, format=image_format))
+
+
+class WindowsMapper:
+    """Opens the images of an evaluation for :class:`retina_plugin.modeling.inference.tiled.TiledInference`."""
+
+    def __init__(self, image_format: str) -> None:
+        self._format = image_format
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Return a dataset dict with ``windows`` in place of its annotations. For errors, see :func:`open_windows`."""
+        name = record["file_name"]
+        windows = open_windows(name, self._format)
+        example = {key: value for key, value in record.items() if key != "annotations"}
+        check_image_size(example, windows)
+        return {**example, "windows": _NamedWindows(windows, name)}
+
+
+class _NamedWindows:
+    """Windows of an evaluation, whose pixels are read when no mapper is at work any more."""
+
+    def __init__(self, windows: Windows, name: str) -> None:
+        self._windows = windows
+        self._name = name
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._windows.shape
+
+    def read(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+        with explain_unreadable(self._name):
+            return self._windows.read(x0, y0, x1, y1)
 
 
 @contextlib.contextmanager

@@ -155,9 +155,10 @@ def input_problems(image: dict[str, Any]) -> Iterator[str]:
 
 
 def image_name(image: dict[str, Any]) -> str:
-    """An image's id and file, as far as it has them."""
+    """An image's id, file, and tile of the file, as far as it has them."""
     known = [f"id {image['image_id']}"] if "image_id" in image else []
     known += [one_line(image["file_name"])] if "file_name" in image else []
+    known += [f"tile {tuple(image['tile'])}"] if "tile" in image else []
     return " ".join(known) or "an image without a name"
 
 

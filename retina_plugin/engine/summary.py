@@ -16,14 +16,15 @@ def start_summary(cfg: CfgNode, model: nn.Module, num_images: int | None) -> Ite
     Args:
         cfg: the configuration.
         model: the model that is trained.
-        num_images: of the training set; None if unknown.
+        num_images: of the training set, or its tiles; None if unknown.
     """
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     total, trained = sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
     frozen = f", {trained / 1e6:.1f} M of them trained" if trained < total else ""
     yield f"Model: {cfg.MODEL.META_ARCHITECTURE} with {cfg.MODEL.BACKBONE.NAME}, {total / 1e6:.1f} M parameters{frozen}"
     train, test = (", ".join(map(one_line, names)) for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST))
-    images = "" if num_images is None else f" ({num_images} images)"
+    what = "tiles and small images" if cfg.INPUT.TILE.SIZE else "images"
+    images = "" if num_images is None else f" ({num_images} {what})"
     yield f"Data: trained on {train}{images}, {f'evaluated on {test}' if test else 'not evaluated'}"
     if num_images:
         yield schedule_table(cfg, num_images)

@@ -37,7 +37,7 @@ from retina_plugin.data.dataset_checks import check_class_count
 from retina_plugin.data.loader import ResumableTrainLoader, build_resumable_train_loader
 from retina_plugin.data.loading import explain_loading
 from retina_plugin.data.reading import EvaluationMapper
-from retina_plugin.data.tiles import WindowsMapper
+from retina_plugin.data.windows import WindowsMapper
 from retina_plugin.diagnostics.zero_ap import explain_zero_ap
 from retina_plugin.engine import resume as resuming
 from retina_plugin.engine import signals

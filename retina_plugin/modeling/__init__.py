@@ -14,6 +14,7 @@ from retina_plugin.modeling.box_coder import BoxCoder, DeltaXYWHCoder, build_box
 from retina_plugin.modeling.box_loss import BoxLoss, BoxRegressionLoss, build_box_loss
 from retina_plugin.modeling.head import Head, HeadOutput, RetinaNetHead, as_head_output, build_retinanet_head
 from retina_plugin.modeling.inference.postprocessor import Postprocessor
+from retina_plugin.modeling.inference.tiled import TiledInference
 from retina_plugin.modeling.predictions import RawPredictions
 from retina_plugin.modeling.retinanet import FocalRetinaNet
 
@@ -35,6 +36,7 @@ __all__ = [
     "Postprocessor",
     "RawPredictions",
     "RetinaNetHead",
+    "TiledInference",
     "TorchvisionAnchorGenerator",
     "as_head_output",
     "build_assigner",

@@ -13,7 +13,7 @@ def draw(rng):
 
 def test_the_fewest_evenly_spaced_tiles_cover_the_image(seed):
     rng = np.random.default_rng(seed)
-    for _ in range(30):
+    for _ in range(40):
         height, width, size, overlap = draw(rng)
         tiles = make_tiles(height, width, size, overlap)
         assert all(0 <= t.x0 < t.x1 <= width and 0 <= t.y0 < t.y1 <= height for t in tiles)

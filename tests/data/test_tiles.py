@@ -157,6 +157,20 @@ def test_batches_are_grouped_by_the_sides_of_tiles(images, cfg):
         assert len({loader.images[i]["width"] > loader.images[i]["height"] for _, i, _ in batch}) == 1
 
 
+def test_objects_larger_than_tiles_are_counted_or_refused(images, cfg, caplog):
+    for image in images:
+        box = [2.0, 3.0, image["width"] - 2.0, image["height"] - 3.0]
+        image["annotations"] = [{"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}]
+    with caplog.at_level("WARNING", logger="retina_plugin"):
+        assert len(all_of(build_resumable_train_loader(cfg))) == 3  # the small images
+    assert "2 objects are less than half in any tile" in caplog.text
+    del images[:3]
+    with pytest.raises(
+        ConfigError, match="INPUT.TILE.SIZE is 40, but no object of DATASETS.TRAIN is at least half in a"
+    ):
+        build_resumable_train_loader(cfg)
+
+
 def test_a_file_of_another_size_is_refused(images, cfg):
     record = [r for r in tile_records(images, SIZE, OVERLAP) if "tile" in r][0]
     Image.new("RGB", (300, 300)).save(record["file_name"])

@@ -9,8 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 from retina_plugin.core.errors import FileError
 from retina_plugin.data import png_rows, windows
 from retina_plugin.data.reading import UNREADABLE
-from retina_plugin.data.tiles import WindowsMapper
-from retina_plugin.data.windows import ArrayWindows, open_windows
+from retina_plugin.data.windows import ArrayWindows, WindowsMapper, open_windows
 
 
 @pytest.fixture(autouse=True)

@@ -91,8 +91,8 @@ class TiledInference(nn.Module):
                     "build_test_loader be that of RetinaTrainer, or set it to 0"
                 ])  # fmt: skip
             windows = image.pop("windows")
-            results.append({"instances": self.detect(windows)})
             image["image"] = self._input(windows, self.tiles(windows)[0])["image"]
+            results.append({"instances": self.detect(windows)})
         return results
 
     @torch.no_grad()

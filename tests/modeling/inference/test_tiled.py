@@ -10,8 +10,7 @@ from torch import nn
 
 from retina_plugin import ConfigError
 from retina_plugin.core.tiles import make_tiles
-from retina_plugin.data.tiles import WindowsMapper
-from retina_plugin.data.windows import ArrayWindows
+from retina_plugin.data.windows import ArrayWindows, WindowsMapper
 from retina_plugin.modeling.inference.merge import merge_tiles
 from retina_plugin.modeling.inference.tiled import TiledInference
 from tests.checkpoint.conftest import small_config, small_model
@@ -51,8 +50,8 @@ def places(height, width):
     return ArrayWindows(np.stack(np.mgrid[:height, :width], 2).astype(np.float32))
 
 
-def tiled(model, size, overlap, batch_size=1, max_detections=10**6):
-    limits = {"nms_thresh": 0.5, "max_detections_per_image": max_detections}
+def tiled(model, size, overlap, batch_size=1, max_detections=10**6, nms_thresh=0.5):
+    limits = {"nms_thresh": nms_thresh, "max_detections_per_image": max_detections}
     return TiledInference(
         model, tile_size=size, overlap=overlap, batch_size=batch_size, augmentations=[], **limits
     ).eval()
@@ -80,12 +79,14 @@ def draw(rng):
     return height, width, size, int(rng.integers(5, 3 * size // 4))
 
 
-def test_an_object_up_to_the_overlap_is_found_once_with_its_box(seed):
+@pytest.mark.parametrize("nms_thresh", [0.3, 0.5, 0.76])
+def test_an_object_up_to_the_overlap_is_found_once_with_its_box(seed, nms_thresh):
     rng = np.random.default_rng(seed)
-    for _ in range(10):
+    for _ in range(4):
         height, width, size, overlap = draw(rng)
         boxes = objects(rng, 200, height, width, min(overlap, height, width))
-        found = tiled(Oracle(boxes, torch.arange(200), seed), size, overlap).detect(places(height, width))
+        oracle = Oracle(boxes, torch.arange(200), seed)
+        found = tiled(oracle, size, overlap, nms_thresh=nms_thresh).detect(places(height, width))
         assert sorted(found.pred_classes.tolist()) == list(range(200))
         assert torch.equal(found.pred_boxes.tensor, boxes[found.pred_classes])
         assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)

@@ -13,7 +13,8 @@ def write_image(path, side):
     rng = np.random.default_rng(0)
     pattern = cv2.resize(rng.integers(0, 256, (50, 50, 3), dtype=np.uint8), (_PATTERN, _PATTERN))
     times = -(-side // _PATTERN)
-    cv2.imwrite(path, np.tile(pattern, (times, times, 1))[:side, :side], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    fast = [cv2.IMWRITE_PNG_COMPRESSION, 1] if path.endswith(".png") else []
+    cv2.imwrite(path, np.tile(pattern, (times, times, 1))[:side, :side], fast)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ Pixels are those of Detectron2's ``read_image`` in every case.
 =====================================================  =========================  ===============================
 image                                                  read by                    most memory, bytes a pixel
 =====================================================  =========================  ===============================
-up to ``WHOLE`` pixels                                 ``read_image``             16
+up to ``WHOLE`` pixels                                 ``read_image``             14
 larger: PNG of 8 bits, not interlaced, without EXIF    rows, from top to bottom   rows of the rectangle, 6 each
 larger: any other that its EXIF does not turn          Pillow, once               4
-larger: all others                                     ``read_image``             16
+larger: all others                                     ``read_image``             14
 =====================================================  =========================  ===============================
 
 Pillow refuses images of more than 179 million pixels, since a small file of someone else may unpack to a very large

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="SCORE",
         help="lowest score of a detection, for all classes (0.5), single ones (Tree=0.4) or both (0.5 Tree=0.4) "
-        "(default: MODEL.RETINANET.SCORE_THRESH_TEST, as in the evaluation)",
+        "(default: MODEL.RETINANET.SCORE_THRESH_TEST, as in the evaluation, and 0.5 in annotated images)",
     )
     add("--recursive", action="store_true", help="look into the folders of folders, too")
     add("--batch-size", type=int, default=1, metavar="N", help="images in the model at a time (default: %(default)s)")

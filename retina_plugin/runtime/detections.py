@@ -109,8 +109,8 @@ class Detections:
             detections=[fiftyone.Detection(label=name, bounding_box=box, confidence=s) for name, box, s in found]
         )
 
-    def draw(self) -> Image.Image:
-        """Return the image with its boxes, class names and scores.
+    def draw(self, lowest_score: float = 0.0) -> Image.Image:
+        """Return the image with boxes, class names and scores of all objects that have at least a score.
 
         Raises:
             ValueError: the pixels were not kept, and the image is no file.
@@ -119,7 +119,10 @@ class Detections:
         if self.image is None and (self.frame is not None or not os.path.exists(self.name)):
             raise ValueError(f"the pixels of {self.name} are gone: predict with keep_images=True")
         image = read_image(self.name) if self.image is None else self.image
-        return draw_objects(image, self.boxes, self.class_ids, self.scores, self.class_names)
+        drawn = self.scores >= lowest_score
+        return draw_objects(
+            image, self.boxes[drawn], self.class_ids[drawn], self.scores[drawn], class_names=self.class_names
+        )
 
 
 def to_xywh(boxes: np.ndarray | Sequence[Sequence[float]]) -> list[list[float]]:

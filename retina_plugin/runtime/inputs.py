@@ -121,7 +121,9 @@ def _find(path: str, recursive: bool, in_list: bool = False) -> Iterator[Source]
         yield Source(path, path, "stream")
     elif glob.has_magic(path):
         found = [match for match in sorted(glob.glob(path, recursive=True)) if not os.path.isdir(match)]
-        yield from map(_file, found)
+        # "**" follows links to folders, also in a circle: each file once.
+        places = {(os.path.realpath(os.path.dirname(match)), os.path.basename(match)): match for match in found[::-1]}
+        yield from map(_file, sorted(places.values()))
         if not found:
             yield Source(path, path, problem="no file matches this pattern")
     else:

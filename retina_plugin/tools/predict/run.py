@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +38,7 @@ from retina_plugin.tools.predict.saving import Saver
 from retina_plugin.tools.predict.spool import as_record, read_records, spool_path
 
 FORMATS = ("coco", *SUFFIXES)
+_DRAW_FROM = 0.5  # of a detector's 100 objects an image, most have scores close to 0
 _SHOWN = 10  # unreadable inputs in the terminal
 
 
@@ -49,12 +50,13 @@ class Job:
     sources: list[Source]
     annotated: list[str] | None
     labels: dict[str, list[str]]
-    data_set: str | None
-    score_threshold: ScoreThreshold
-    batch_size: int
-    num_workers: int | None
-    save_streams: bool
-    formats: Sequence[str]
+    data_set: str | None = None
+    score_threshold: ScoreThreshold = None
+    batch_size: int = 1
+    num_workers: int | None = None
+    save_streams: bool = False
+    draw_from: float = 0.0
+    formats: Sequence[str] = ()
 
 
 def predict(
@@ -87,7 +89,8 @@ def predict(
         recursive: look into the folders of folders as well.
         score_threshold, batch_size, num_workers: see :class:`~retina_plugin.Predictor`.
         formats: of pseudo-labels to write: ``coco``, ``voc``, ``yolo``.
-        draw: write annotated images and videos.
+        draw: write annotated images and videos, with all objects or, without ``score_threshold``, those with a score of
+            0.5 or more.
         save_video: write annotated videos of cameras and streams as well.
         overwrite: move results that are in ``output_dir`` into ``previous_run_N``.
         num_gpus: processes on this machine; None for one, or for those that torchrun started.
@@ -118,6 +121,7 @@ def predict(
         batch_size=batch_size,
         num_workers=num_workers,
         save_streams=save_video,
+        draw_from=_DRAW_FROM if score_threshold is None else 0.0,
         formats=formats,
     )
     if "coco" in formats:
@@ -127,7 +131,7 @@ def predict(
     if is_first:
         prepare_output(folder, sources, overwrite)
     launch(partial(_run_rank, job), cfg, args)
-    return _report(folder) if is_first else 0
+    return _report(folder, job) if is_first else 0
 
 
 def _run_rank(job: Job, cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -138,7 +142,7 @@ def _run_rank(job: Job, cfg: CfgNode, args: argparse.Namespace) -> None:
     comm.synchronize()  # the first process has made room in the folder
     start = time.monotonic()
     with catch_signals("stopping with the results so far"):
-        _detect(job, predictor, rank, size)
+        detect_share(job, predictor, rank, size)
         is_interrupted = any_rank(signal_received())  # waits for all processes
     if rank != 0:
         return
@@ -150,7 +154,7 @@ def _run_rank(job: Job, cfg: CfgNode, args: argparse.Namespace) -> None:
     summary = {
         "complete": not is_interrupted,
         "model": predictor.backend.description,
-        "score_threshold": _thresholds(job.score_threshold, predictor.backend.score_threshold),
+        **_thresholds(job.score_threshold, predictor.backend.score_threshold),
         "batch_size": job.batch_size,
         "processes": size,
         "seconds": round(seconds, 3),
@@ -162,9 +166,9 @@ def _run_rank(job: Job, cfg: CfgNode, args: argparse.Namespace) -> None:
         spool.unlink()
 
 
-def _detect(job: Job, predictor: Predictor, rank: int, size: int) -> None:
+def detect_share(job: Job, predictor: Predictor, rank: int = 0, size: int = 1) -> None:
     """Detect the objects of this process's share of the sources, and save what belongs to single images."""
-    saver = Saver(job.folder, job.sources, job.annotated, job.labels, job.save_streams)
+    saver = Saver(job.folder, job.sources, job.annotated, job.labels, job.save_streams, job.draw_from)
     waiting: deque[Future[Any]] = deque()
     sources = job.sources[rank::size]
     total = len(sources) if all(source.kind == "image" for source in sources) else None
@@ -206,13 +210,13 @@ def _counts(records: Iterable[dict[str, Any]], class_names: Sequence[str]) -> di
     }
 
 
-def _thresholds(threshold: ScoreThreshold, default: float) -> Any:
-    if not isinstance(threshold, dict):
-        return default if threshold is None else threshold
-    return {"" if name is None else name: value for name, value in {None: default, **threshold}.items()}
+def _thresholds(threshold: ScoreThreshold, default: float) -> dict[str, Any]:
+    by_name = dict(threshold) if isinstance(threshold, Mapping) else {None: threshold}
+    others = by_name.pop(None, None)
+    return {"score_threshold": default if others is None else others, "score_thresholds_by_class": by_name}
 
 
-def _report(folder: Path) -> int:
+def _report(folder: Path, job: Job) -> int:
     """Print what was done, and return the exit status."""
     summary = json.loads((folder / SUMMARY).read_text())
     unreadable, images, seconds = summary["unreadable"], summary["images"], summary["seconds"]
@@ -223,6 +227,8 @@ def _report(folder: Path) -> int:
     end = "" if summary["complete"] else "Stopped by a signal. "
     speed = f"{images / seconds:.3g} images/s on {summary['model']['device']}" if seconds else ""
     print(f"{end}{images} images, {summary['detections']} detections in {seconds:.1f} s ({speed}): {folder.resolve()}")
+    if job.annotated is not None and job.draw_from:
+        print(f"annotated/ shows scores of {job.draw_from} or more; --score-threshold sets one limit for all files")
     if not summary["complete"]:
         return EXIT_INTERRUPTED
     return 1 if unreadable else 0

@@ -39,6 +39,7 @@ class Saver:
         annotated: Sequence[str] | None,
         labels: dict[str, list[str]],
         save_streams: bool,
+        draw_from: float,
     ):
         """
         Args:
@@ -47,9 +48,10 @@ class Saver:
             annotated: relative path of the annotated copy of each source; None for no copies.
             labels: relative paths of the labels of each source, by format.
             save_streams: save videos of cameras and streams, not of files alone.
+            draw_from: lowest score of an object in annotated copies.
         """
         self._folder, self._sources, self._annotated, self._labels = folder, sources, annotated, labels
-        self._save_streams = save_streams
+        self._save_streams, self._draw_from = save_streams, draw_from
         self._videos = contextlib.ExitStack()
         self._video: tuple[int, VideoFile] | None = None
 
@@ -66,7 +68,7 @@ class Saver:
         kind = self._sources[number].kind
         if self._annotated is None or (kind == "stream" and not self._save_streams):
             return None
-        drawn = detections.draw()
+        drawn = detections.draw(self._draw_from)
         if kind != "image":
             return Frame(number, drawn)
         path = self._folder / ANNOTATED / self._annotated[number]

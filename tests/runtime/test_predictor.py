@@ -35,7 +35,15 @@ def assert_equal(found, expected):
     assert (found.height, found.width) == (expected.height, expected.width)
 
 
-@pytest.mark.parametrize("opts", [(), ("TEST.PRECISION", "bf16", "INPUT.FORMAT", "RGB", "INPUT.MIN_SIZE_TEST", 0)])
+@pytest.mark.parametrize(
+    "opts",
+    [
+        (),
+        ("TEST.PRECISION", "bf16", "INPUT.FORMAT", "RGB", "INPUT.MIN_SIZE_TEST", 0),
+        ("TEST.TILE.SIZE", 40, "TEST.TILE.OVERLAP", 12, "TEST.TILE.BATCH", 3),
+    ],
+    ids=["default", "bf16", "tiles"],
+)
 def test_detections_are_those_of_the_evaluation(run_folder, photos, files, tmp_path, opts):
     name = f"photos_{tmp_path.name}"
     register_coco_instances(name, {}, str(photos / "set.json"), str(photos / "images"))

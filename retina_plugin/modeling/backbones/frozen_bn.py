@@ -12,6 +12,8 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]
+
 
 def fold_frozen_bn(module: nn.Module) -> int:
     """Fold the ``FrozenBatchNorm2d`` of every Detectron2 ``Conv2d`` into the weight of the convolution (in place).
@@ -37,30 +39,44 @@ class FrozenBNConv2d(Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        x = convolve_and_normalize(x, self, self.norm)
+        norm = self.norm
+        scale, shift = scale_and_shift(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
+        geometry = (self.stride, self.padding, self.dilation, self.groups)
+        x = scaled_conv2d(x, self.weight, self.bias, scale, shift, geometry)
         if self.activation is not None:
             x = self.activation(x)
         return x
 
 
-def convolve_and_normalize(x: Tensor, conv: nn.Conv2d, norm: Any) -> Tensor:
-    """Compute a convolution and the frozen norm behind it as one convolution.
+# TorchScript compiles both functions: they take tensors and numbers, not modules.
+
+
+def scale_and_shift(weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return the affine function that a frozen norm is; each tensor is (channels,)."""
+    scale = weight * (var + eps).rsqrt()
+    return scale, bias - mean * scale
+
+
+def scaled_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, geometry: Geometry
+) -> Tensor:
+    """Compute ``scale * conv(x, weight, bias) + shift`` as one convolution, equal up to rounding.
 
     Args:
         x: (N, C, H, W).
-        conv: its weight, bias and geometry are read.
-        norm: has ``weight``, ``bias``, ``running_mean``, ``running_var`` (each (channels,)) and ``eps``.
+        weight, bias: of the convolution.
+        scale, shift: (channels,), of :func:`scale_and_shift`.
+        geometry: stride, padding, dilation and groups of the convolution.
     """
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    shift = norm.bias - norm.running_mean * scale
-    if conv.bias is not None:
-        shift = shift + scale * conv.bias
+    if bias is not None:
+        shift = shift + scale * bias
     scale = scale.view(-1, 1, 1, 1)
     # Neither TorchScript nor exporters support autograd functions.
     if torch.jit.is_scripting() or torch.jit.is_tracing() or not torch.is_grad_enabled():
-        return F.conv2d(x, conv.weight * scale, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
-    geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
-    return _ScaledConvolution.apply(x, conv.weight, scale, shift, geometry)
+        x = F.conv2d(x, weight * scale, shift, geometry[0], geometry[1], geometry[2], geometry[3])
+    else:
+        x = _ScaledConvolution.apply(x, weight, scale, shift, geometry)
+    return x
 
 
 class _ScaledConvolution(torch.autograd.Function):

@@ -13,7 +13,7 @@ from timm.layers.padding import pad_same
 from torch import Tensor, nn
 
 from retina_plugin.core.errors import ConfigError
-from retina_plugin.modeling.backbones.frozen_bn import convolve_and_normalize
+from retina_plugin.modeling.backbones.frozen_bn import scale_and_shift, scaled_conv2d
 
 
 class FoldedConv2d(nn.Conv2d):
@@ -22,7 +22,10 @@ class FoldedConv2d(nn.Conv2d):
     norm_of: tuple[Any]  # in a tuple, which keeps the norm from being a child under a second name
 
     def forward(self, x: Tensor) -> Tensor:
-        return convolve_and_normalize(x, self, self.norm_of[0])
+        (norm,) = self.norm_of
+        scale, shift = scale_and_shift(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
+        geometry: Any = (self.stride, self.padding, self.dilation, self.groups)
+        return scaled_conv2d(x, self.weight, self.bias, scale, shift, geometry)
 
 
 class FoldedConv2dSame(FoldedConv2d):

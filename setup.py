@@ -50,5 +50,9 @@ setup(
     package_data={"retina_plugin": ["py.typed", *sorted({f"configs/{pattern}" for pattern in link_configs()})]},
     entry_points={"console_scripts": ["retina-plugin = retina_plugin.__main__:main"]},
     python_requires=">=3.10",
-    extras_require={"quickstart": ["scikit-learn"], "safetensors": ["safetensors"], "timm": ["timm"]},
+    extras_require={
+        **{"quickstart": ["scikit-learn"], "safetensors": ["safetensors"], "timm": ["timm"]},
+        # Of retina_plugin.Detections and docs/predicting.md:
+        **{"fiftyone": ["fiftyone"], "ray": ["ray[data]"], "sahi": ["sahi"], "supervision": ["supervision"]},
+    },
 )

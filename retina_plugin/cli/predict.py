@@ -26,6 +26,7 @@ Exit status 0: all inputs were read; 1: some could not be read, the others are d
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, _EXAMPLES
+    parser.usage = "%(prog)s MODEL INPUT [INPUT ...] --output DIR [options] [KEY VALUE ...]"
     add = parser.add_argument
     add(
         "words",
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--recursive", action="store_true", help="look into the folders of folders, too")
     add("--batch-size", type=int, default=1, metavar="N", help="images in the model at a time (default: %(default)s)")
     add("--workers", type=int, metavar="N", help="threads that decode images (default: one a core, at most 8)")
-    add("--format", nargs="+", choices=FORMATS, default=[], help="write detections as labels, too")
+    add("--format", default="", metavar="NAME,NAME", help=f"write detections as labels, too: {', '.join(FORMATS)}")
     add("--no-draw", action="store_true", help="write no annotated images and videos")
     add("--save-video", action="store_true", help="write annotated videos of cameras and streams, not of files alone")
     add("--overwrite", action="store_true", help="move results that are in DIR into DIR/previous_run_N")
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         score_threshold=thresholds or None,
         batch_size=args.batch_size,
         num_workers=args.workers,
-        formats=args.format,
+        formats=[name for name in args.format.split(",") if name],
         draw=not args.no_draw,
         save_video=args.save_video,
         overwrite=args.overwrite,

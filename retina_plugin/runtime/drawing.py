@@ -1,6 +1,7 @@
 """Draws boxes with class names and scores, in Pillow."""
 
 import colorsys
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from retina_plugin.core.drawing import Color, label_font, pixels_of
 from retina_plugin.core.text import one_line
 
 _LONGEST_NAME = 40  # characters of a class name on a label
+_SMALLEST = 320  # pixels of a longer side that has room for a few labels
 
 
 def draw_objects(
@@ -17,7 +19,8 @@ def draw_objects(
 ) -> Image.Image:
     """Return a copy of an image with a box, a class name and a score for each object, the best on top.
 
-    Lines and letters grow with the image. A label stands above its box, or inside where there is no room.
+    Lines and letters grow with the image, and an image with a longer side below 320 pixels grows by a whole factor. A
+    label stands above its box, or inside where there is no room.
 
     Args:
         image: of any mode.
@@ -26,19 +29,19 @@ def draw_objects(
         scores: (N,), highest first.
         class_names: K names.
     """
-    drawn = image.convert("RGB")
-    drawn = drawn.copy() if drawn is image else drawn
+    factor = max(1, math.ceil(_SMALLEST / max(image.size)))
+    drawn = image.convert("RGB").resize([factor * side for side in image.size], Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(drawn)
-    side = (image.width * image.height) ** 0.5
+    side = (drawn.width * drawn.height) ** 0.5
     width, font = max(1, round(side / 300)), label_font(max(10, round(side / 55)))
     colors = class_colors(len(class_names))
-    found = list(zip(boxes.tolist(), class_ids.tolist(), scores.tolist()))[::-1]
+    found = list(zip((factor * boxes).tolist(), class_ids.tolist(), scores.tolist()))[::-1]
     for box, label, _ in found:
         draw.rectangle(pixels_of(box), outline=colors[label], width=width)
     for box, label, score in found:  # over all boxes
         name = one_line(class_names[label])
         name = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
-        draw_label(draw, image.size, box, f"{name} {score:.2f}", colors[label], font)
+        draw_label(draw, drawn.size, box, f"{name} {score:.2f}", colors[label], font)
     return drawn
 
 

@@ -163,11 +163,20 @@ def test_drawing(predictor, files):
     found = next(predictor.stream(files[1], keep_images=True))
     drawn = np.asarray(found.draw()).astype(int)
     plain = np.asarray(Image.fromarray(read_image(str(files[1]), "RGB"))).astype(int)
-    assert drawn.shape == plain.shape == (90, 60, 3) and (drawn != plain).any()
+    plain = plain.repeat(4, axis=0).repeat(4, axis=1)  # 90 pixels become more than 320
+    assert drawn.shape == plain.shape == (360, 240, 3) and (drawn != plain).any()
     assert np.array_equal(drawn, predictor(files[1]).draw())  # reads the file again
     assert np.array_equal(plain, found.draw(1.0))
     with pytest.raises(ValueError, match="keep_images=True"):
         predictor(pixels(9, 9)).draw()
+
+
+def test_boxes_are_drawn_where_they_are():
+    boxes, ids, scores = np.array([[100, 200, 300, 350]], np.float32), np.zeros(1, np.int64), np.ones(1, np.float32)
+    image = pixels(400, 500)
+    found = Detections(boxes, scores, ids, ("cat",), 400, 500, image=Image.fromarray(image))
+    rows, columns = np.nonzero((np.asarray(found.draw()) != image).any(axis=2))
+    assert (columns.min(), columns.max(), rows.max()) == (100, 299, 349) and 180 < rows.min() < 190  # the label above
 
 
 def test_supervision_reads_detections(predictor, files):

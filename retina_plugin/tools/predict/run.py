@@ -102,6 +102,8 @@ def predict(
         UserError: the model, an input as such, or the folder cannot be used.
     """
     lowest_threshold(score_threshold)  # its errors before anything is loaded
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise ConfigError([f"--format is {', '.join(FORMATS)}, or several of them with commas, not {unknown[0]}"])
     cfg = read_model_config(model)
     name = use_coco_file(cfg, json_file, image_root) or dataset
     inputs = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)  # type: ignore[arg-type]

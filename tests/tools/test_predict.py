@@ -219,12 +219,15 @@ def test_what_is_wrong_is_said_in_a_line(predict, run_folder, photos, tmp_path, 
         assert line in capsys.readouterr().err
 
 
-def test_words_behind_thresholds_are_inputs_and_overrides(predict, photos, monkeypatch):  # noqa: F811
+def test_words_behind_thresholds_are_inputs_and_overrides(predict, run_folder, photos, monkeypatch):  # noqa: F811
     monkeypatch.chdir(photos / "images")
     words = ["a.jpg", "--score-threshold", "0.1", "cow=0.2", "c.png", "TEST.DETECTIONS_PER_IMAGE", "2"]
     status, _, out = predict(*words, "--no-draw")
     summary = load(out / "summary.json")
-    assert status == 0 and (summary["images"], summary["detections"]) == (2, 4)
+    thresholds, opts = {None: 0.1, "cow": 0.2}, ("TEST.DETECTIONS_PER_IMAGE", 2)
+    found = Predictor(run_folder, score_threshold=thresholds, opts=opts)(["a.jpg", "c.png"])
+    assert all(len(detections) <= 2 for detections in found)
+    assert status == 0 and (summary["images"], summary["detections"]) == (2, sum(map(len, found)))
     assert (summary["score_threshold"], summary["score_thresholds_by_class"]) == (0.1, {"cow": 0.2})
 
 

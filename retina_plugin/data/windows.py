@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from detectron2.data.detection_utils import check_image_size, convert_PIL_to_numpy, read_image
 from detectron2.utils.file_io import PathManager
-from PIL import Image
+from PIL import ExifTags, Image
 
 from retina_plugin.core.files import refuse_special_file
 from retina_plugin.core.tiles import Windows
@@ -30,7 +30,6 @@ from retina_plugin.data.png_rows import PngRows
 from retina_plugin.data.reading import explain_unreadable
 
 WHOLE, MOST = 2**25, 2**30  # pixels
-_ORIENTATION = 274  # EXIF tag; 0 and 1 turn nothing
 
 
 class ArrayWindows:
@@ -111,7 +110,7 @@ def open_windows(file_name: str, image_format: str) -> Windows:
         image = Image.open(file)
         if image.width * image.height > WHOLE:
             if image.format != "PNG":  # of which Pillow decodes all pixels to look for its EXIF
-                if image.getexif().get(_ORIENTATION, 1) in (0, 1):
+                if image.getexif().get(ExifTags.Base.Orientation, 1) in (0, 1):  # which turn nothing
                     return _PillowWindows(image, image_format)
             elif (rows := PngRows.open(file)) is not None:
                 return _PngWindows(rows, image_format)

@@ -5,12 +5,11 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from retina_plugin.core.errors import FileError, ImageError
 from retina_plugin.core.files import identify_file, require_regular_file
 
-_ORIENTATION = 274  # EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -66,7 +65,7 @@ def read_image(image: str | os.PathLike | np.ndarray | Image.Image, name: str = 
 
 def _decode(image: Image.Image, name: str) -> Image.Image:
     try:
-        orientation = image.getexif().get(_ORIENTATION)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # a broken EXIF, which Detectron2 ignores, too
         orientation = None
     try:

@@ -8,7 +8,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 from detectron2.utils.file_io import PathManager
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
 from retina_plugin.core.files import identify_file, refuse_special_file
@@ -17,7 +17,6 @@ from retina_plugin.core.files import identify_file, refuse_special_file
 MISSING, EMPTY, NOT_IMAGE = "missing", "empty", "not-image"
 TRUNCATED, DAMAGED, UNREADABLE = "truncated", "damaged", "unreadable"
 
-_ORIENTATION = 274  # EXIF tag
 _SWAPS_SIDES = (5, 6, 7, 8)
 
 
@@ -103,7 +102,7 @@ def _look(file: IO[bytes], decode: bool) -> ImageFile:
     image = Image.open(file)
     size, orientation, transparent = image.size, 1, False
     with contextlib.suppress(Exception):  # a broken EXIF, which Detectron2 ignores, too
-        orientation = image.getexif().get(_ORIENTATION, 1)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if decode:
         try:
             image.load()

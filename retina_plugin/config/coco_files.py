@@ -46,6 +46,19 @@ def add_coco_file(cfg: CfgNode, name: str, json_file: str | os.PathLike, image_r
     register_coco_files(cfg)
 
 
+def require_both(
+    json_file: str | os.PathLike | None, image_root: str | os.PathLike | None
+) -> tuple[str | os.PathLike, str | os.PathLike]:
+    """Return ``--json`` and ``--images`` of a command line.
+
+    Raises:
+        ConfigError: one of the two is missing.
+    """
+    if not json_file or not image_root:
+        raise ConfigError(["--json FILE and --images DIR go together: the COCO file, and the folder of its images"])
+    return json_file, image_root
+
+
 def use_coco_file(
     cfg: CfgNode, json_file: str | os.PathLike | None, image_root: str | os.PathLike | None
 ) -> str | None:
@@ -59,8 +72,7 @@ def use_coco_file(
     """
     if json_file is None and image_root is None:
         return None
-    if json_file is None or image_root is None:
-        raise ConfigError(["--json FILE and --images DIR go together: the COCO file, and the folder of its images"])
+    json_file, image_root = require_both(json_file, image_root)
     add_coco_file(cfg, _TEST_SET, json_file, image_root)
     cfg.DATASETS.TEST = (_TEST_SET,)
     return _TEST_SET

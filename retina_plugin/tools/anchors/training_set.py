@@ -9,7 +9,7 @@ from detectron2.data import get_detection_dataset_dicts
 
 from retina_plugin.config import read_config
 from retina_plugin.config.checks import builds_focal_retinanet, check_model_config
-from retina_plugin.config.coco_files import add_coco_file, register_coco_files
+from retina_plugin.config.coco_files import add_coco_file, register_coco_files, require_both
 from retina_plugin.core.errors import ConfigError
 from retina_plugin.data.class_names import common_class_names
 from retina_plugin.data.dataset_checks import check_datasets, empty_problems
@@ -43,8 +43,8 @@ def read_training_config(
     Raises:
         ConfigError: the configuration or the data set cannot be used.
     """
-    if bool(json_file) != bool(image_root):
-        raise ConfigError(["--json FILE and --images DIR go together: the COCO file, and the folder of its images"])
+    if json_file or image_root:
+        require_both(json_file, image_root)
     if name and json_file:
         raise ConfigError([f"both {name} and --json {json_file} name a data set: leave one out"])
     if not (name or json_file or config_file):
